@@ -1,0 +1,1 @@
+"""Evaluation: generate answers, then count what they say."""

@@ -1,0 +1,104 @@
+"""Shared types and number ranges.
+
+Axes: B pairs, 2B responses (chosen rows first), T response tokens, V vocabulary, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Interval, Le
+from torch import Tensor
+
+Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
+Tau = Annotated[float, Gt(0.0), Le(0.5)]
+PositiveFloat = Annotated[float, Gt(0.0)]
+NonNegativeFloat = Annotated[float, Ge(0.0)]
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """One row: `image` is a PIL image or None (text-only)."""
+
+    id: str
+    image: Any
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass
+class PairBatch:
+    """B pairs ready for the model.
+
+    Attributes:
+        ids: sample id of each pair.
+        inputs: what the processor made (input_ids [2B, S], attention_mask [2B, S], ...), without
+            pixels.
+        pixel_values: pixels of the image of each pair, [B, ...], or None where no row has one.
+        has_image: bool [B].
+        tokens: response tokens [2B, T], right-padded; the end-of-sequence token is included.
+        mask: bool [2B, T], True on response tokens.
+        positions: [2B, T], index in the sequence whose logits predict `tokens`.
+    """
+
+    ids: list[str]
+    inputs: dict[str, Tensor]
+    pixel_values: Tensor | None
+    has_image: Tensor
+    tokens: Tensor
+    mask: Tensor
+    positions: Tensor
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        return PairBatch(
+            self.ids,
+            {k: v.to(device) for k, v in self.inputs.items()},
+            None if self.pixel_values is None else self.pixel_values.to(device),
+            self.has_image.to(device),
+            self.tokens.to(device),
+            self.mask.to(device),
+            self.positions.to(device),
+        )
+
+
+@dataclass
+class TokenScores:
+    """What a forward pass says of the response tokens; never holds [2B, T, V].
+
+    Attributes:
+        logps: log-probability of each token in nats, fp32 [2B, T], 0 where masked.
+        target_logits: raw logit of each token, fp32, detached [2B, T].
+        argmax: the likeliest token at each position, lowest id on ties [2B, T].
+        entropy: entropy of the next-token distribution in nats, detached [2B, T].
+        hidden: last hidden states at these positions, detached [2B, T, H].
+        head: the language head's weight, detached [V, H], and its bias or None.
+    """
+
+    logps: Tensor
+    target_logits: Tensor
+    argmax: Tensor
+    entropy: Tensor
+    hidden: Tensor
+    head: tuple[Tensor, Tensor | None]
+
+    def logits_of(self, tokens: Tensor) -> Tensor:
+        """Raw logit of any one other token per position: [2B, T] -> fp32 [2B, T]."""
+        weight, bias = self.head
+        # hidden is bf16 under autocast while the head's own parameters may be fp32
+        rows = torch.nn.functional.embedding(tokens, weight).to(self.hidden.dtype)
+        value = (self.hidden.float() * rows.float()).sum(-1)
+        return value if bias is None else value + bias[tokens].float()
+
+
+@dataclass
+class LossOutput:
+    """A loss with gradient, and detached scalars to log."""
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
