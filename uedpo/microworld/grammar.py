@@ -141,7 +141,7 @@ def _upper(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _sentence(rng: np.random.Generator, item: Item, kind: str, main: Item | None, detail: float) -> str:
+def sentence(rng: np.random.Generator, item: Item, kind: str, main: Item | None, detail: float) -> str:
     """One sentence about one item; `kind` is "main", "medium" or "small"."""
     phrase = noun_phrase(rng, item, detail)
     where = position(rng, item) if rng.random() < 0.6 * detail else None
@@ -187,16 +187,16 @@ def caption(rng: np.random.Generator, scene: Scene, noise: bool, detail: float =
             small.append(invented(rng, absent))
     medium = [item for item in scene.items if item.size == "medium"]
     rng.shuffle(small)  # type: ignore[arg-type]
-    sentences = [_sentence(rng, main, "main", None, detail)]
+    sentences = [sentence(rng, main, "main", None, detail)]
     if rng.random() < 0.35:
         place = pick(rng, PLACE_WORDS[scene.place])
         sentences[0] = f"{sentences[0][:-1]} {place}."
-    sentences += [_sentence(rng, item, "medium", main, detail) for item in medium]
+    sentences += [sentence(rng, item, "medium", main, detail) for item in medium]
     if len(small) > 1 and rng.random() < 0.4:
         pair = " and ".join(noun_phrase(rng, item, detail) for item in small[:2])
         sentences.append(f"{pick(rng, _FAR)} {pick(rng, _FAR_OPEN)} {pair}.")
         small = small[2:]
-    sentences += [_sentence(rng, item, "small", main, detail) for item in small]
+    sentences += [sentence(rng, item, "small", main, detail) for item in small]
     if rng.random() < 0.1:
         sentences.append(pick(rng, _TAIL))
     return " ".join(sentences)

@@ -1,53 +1,67 @@
 """Preference pairs: the model's own hallucinated caption, and its segment-level correction.
 
 As in RLHF-V, only what is wrong is rewritten: the noun phrase of an object that is not there
-becomes that of one the caption left out, or its sentence goes; everything else stays.
+becomes that of one the caption left out; everything else stays. (Pairs whose repair is to cut a
+sentence mostly teach brevity, so they are not made.)
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from uedpo.microworld.grammar import noun_phrase
+from uedpo.microworld.grammar import noun_phrase, sentence
 from uedpo.microworld.scene import Item, Scene
 from uedpo.microworld.truth import FUNCTION, OBJECT, Mention, Reading, judge, position_holds, read, relation_holds
 
+_FAR_WORDS = ("background", "far", "behind", "distance", "further", "hidden")
 _SWAP = {"left": "right", "right": "left", "top": "bottom", "bottom": "top", "upper": "lower", "lower": "upper"}
 _BY_WORD = {"left": "left", "right": "right", "top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
 
 
 def correct(text: str, scene: Scene, rng: np.random.Generator) -> str | None:
-    """`text` without its invented objects, or None where no small repair gives a faithful caption.
+    """`text` without its invented or repeated objects, or None where none is left to name instead.
 
-    Attributes and positions of objects that are there stay as they are, right or wrong.
+    Each becomes an object the caption left out, a small one where the sentence speaks of the
+    background. With probability 0.5 one small object that is still missing gets a sentence at the
+    end, as an annotator would add it. Attributes of objects that are there stay, right or wrong.
     """
     reading = judge(read(text), scene)
     mentioned = {m.category for m in reading.mentions}
     missing = [item for item in scene.items if item.category not in mentioned]
-    missing.sort(key=lambda item: item.size != "small")  # stable: small ones first
     edits: list[tuple[int, int, str]] = []
-    swapped: dict[str, Item | None] = {}
+    swapped: dict[str, Item] = {}
+    seen: set[str] = set()
     for mention in reading.mentions:
-        if scene.find(mention.category):
+        refers_back = text[mention.span[0] :].lower().startswith("the ")
+        repeated = mention.category in seen and not refers_back
+        seen.add(mention.category)
+        if scene.find(mention.category) and not repeated:
             continue
-        if mention.category not in swapped:
-            swapped[mention.category] = missing.pop(0) if missing else None
-        item = swapped[mention.category]
-        edits += _drop(reading, mention) if item is None else _replace(reading, mention, item, scene, rng)
+        if refers_back and mention.category in swapped:
+            edits += _replace(reading, mention, swapped[mention.category], scene, rng)
+            continue
+        if not missing:
+            return None
+        small = [item for item in missing if item.size == "small"]
+        item = small[0] if small and _in_background(reading, mention) else missing[0]
+        missing.remove(item)
+        swapped[mention.category] = item
+        edits += _replace(reading, mention, item, scene, rng)
     for start, end, new in sorted(set(edits), reverse=True):
         text = text[:start] + new + text[end:]
-    text = " ".join(text.split())
+    left_out = [item for item in missing if item.size == "small"]
+    if left_out and rng.random() < 0.5:
+        text = f"{text} {sentence(rng, left_out[0], 'small', scene.items[0], detail=1.0)}"
     result = judge(read(text), scene)
     faithful = all(result.words[m.noun].right for m in result.mentions)
     return text if result.mentions and faithful else None
 
 
-def _drop(reading: Reading, mention: Mention) -> list[tuple[int, int, str]]:
-    """Cut the sentence of an invented object that nothing can replace."""
-    stops = [w.end for w in reading.words if w.text == "."]
-    start = max((e for e in stops if e <= mention.span[0]), default=0)
-    end = min((e for e in stops if e >= mention.span[1]), default=len(reading.text))
-    return [(start, end, "")]
+def _in_background(reading: Reading, mention: Mention) -> bool:
+    stops = [w.start for w in reading.words if w.text == "."]
+    start = max((s for s in stops if s < mention.span[0]), default=0)
+    end = min((s for s in stops if s > mention.span[0]), default=len(reading.text))
+    return any(w.text in _FAR_WORDS for w in reading.words if start <= w.start < end)
 
 
 def _replace(

@@ -1,0 +1,1 @@
+"""Callbacks that watch; the one that weighs tokens is `uedpo.weights.probe`."""

@@ -1,0 +1,109 @@
+"""One data module for every preference dataset, with an order that a resumed run continues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from uedpo.data.collate import PairCollator
+from uedpo.types import NonNegativeInt, PairBatch, PositiveInt, PreferencePair
+
+
+class PairBatches:
+    """Index lists of every micro-batch of a whole training run: a function of (seed, position).
+
+    Each epoch is a permutation that depends on (seed, epoch) only. `len` is that of the whole run
+    even when `start` skips what a resumed run has already seen, because Lightning counts so.
+    """
+
+    def __init__(
+        self, num_rows: int, batch_size: int, num_batches: int, *, seed: int, start: int = 0,
+        rank: int = 0, world_size: int = 1,
+    ) -> None:  # fmt: skip
+        if num_rows < 1:
+            raise ValueError("no rows to train on")
+        self.num_rows, self.batch_size, self.num_batches = num_rows, batch_size, num_batches
+        self.seed, self.start, self.rank, self.world_size = seed, start, rank, world_size
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch_size * self.world_size
+        orders: dict[int, np.ndarray] = {}
+        for position in range(self.start, self.num_batches):
+            rows = []
+            for i in range(position * size, (position + 1) * size):
+                epoch, offset = divmod(i, self.num_rows)
+                if epoch not in orders:
+                    orders = {epoch: np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)} | {
+                        e: o for e, o in orders.items() if e == epoch - 1
+                    }
+                rows.append(int(orders[epoch][offset]))
+            yield rows[self.rank :: self.world_size]
+
+
+class PairDataModule(pl.LightningDataModule):
+    """Batches of a training and a validation dataset.
+
+    Args:
+        train, val: sequences of `PreferencePair`.
+        processor: of the model.
+        batch_size: pairs per micro-batch and device.
+        max_response_tokens: longest response kept.
+        num_workers: loader processes.
+        seed: of the data order.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[PreferencePair],
+        val: Sequence[PreferencePair],
+        processor: Any,
+        *,
+        batch_size: PositiveInt = 16,
+        max_response_tokens: PositiveInt = 512,
+        num_workers: NonNegativeInt = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        self.collate = PairCollator(processor, max_response_tokens)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = PairBatches(
+            len(self.train),
+            self.batch_size,
+            trainer.max_steps * trainer.accumulate_grad_batches,
+            seed=self.seed,
+            start=trainer.global_step * trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return self._loader(self.train, batch_sampler=batches)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return self._loader(self.val, sampler=range(rank, len(self.val), world), batch_size=self.batch_size)
+
+    def _loader(self, pairs: Sequence[PreferencePair], **options: Any) -> DataLoader[Any]:
+        # own generator: iter(DataLoader) otherwise draws from the global one, and a resumed run differs
+        return DataLoader(
+            pairs,  # type: ignore[arg-type]
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(self.seed),
+            **options,
+        )
+
+    def transfer_batch_to_device(self, batch: PairBatch, device: torch.device, dataloader_idx: int) -> PairBatch:
+        return batch.to(device)

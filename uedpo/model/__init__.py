@@ -1,0 +1,1 @@
+"""Loading policies: any image-text-to-text model of transformers, LoRA through peft."""

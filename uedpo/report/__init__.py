@@ -1,0 +1,1 @@
+"""Pages and tables; they read run directories, never the trainer."""

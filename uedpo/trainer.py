@@ -1,0 +1,56 @@
+"""pytorch_lightning.Trainer with the options of this project, each with its range."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytorch_lightning as pl
+from annotated_types import Ge
+
+from uedpo.types import NonNegativeFloat, PositiveInt
+
+
+def make_trainer(
+    *,
+    accelerator: Literal["cpu", "gpu"] = "cpu",
+    devices: PositiveInt = 1,
+    num_nodes: PositiveInt = 1,
+    strategy: Literal["auto", "ddp"] = "auto",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    max_steps: PositiveInt,
+    accumulate_grad_batches: PositiveInt = 1,
+    gradient_clip_val: NonNegativeFloat = 0.0,
+    val_every_n_batches: Annotated[int, Ge(0)] = 0,
+    log_every_n_steps: PositiveInt = 1,
+    callbacks: Any = None,
+    logger: Any = None,
+    default_root_dir: str | None = None,
+) -> pl.Trainer:
+    """A trainer that runs `max_steps` optimiser steps in one pass over the data module's batches.
+
+    Args:
+        accelerator: "mps" is not offered: it has no tests. macOS runs on "cpu".
+        gradient_clip_val: maximal gradient norm; 0 turns clipping off.
+        val_every_n_batches: micro-batches between validations; 0 turns validation off.
+    """
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=precision,
+        max_steps=max_steps,
+        accumulate_grad_batches=accumulate_grad_batches,
+        gradient_clip_val=gradient_clip_val or None,
+        val_check_interval=val_every_n_batches or 1.0,
+        check_val_every_n_epoch=None if val_every_n_batches else 1,
+        limit_val_batches=1.0 if val_every_n_batches else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=log_every_n_steps,
+        callbacks=callbacks,
+        logger=logger if logger else False,
+        default_root_dir=default_root_dir,
+        # the data module's batches know rank and world size
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
