@@ -69,6 +69,10 @@ def run(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = Path(HydraConfig.get().sweep.dir) if HydraConfig.get().mode == RunMode.MULTIRUN else folder
     begin = time.perf_counter()
+    if cfg.threads:
+        import torch
+
+        torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed, verbose=False)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
@@ -93,7 +97,7 @@ def run(cfg: DictConfig) -> float | None:
     if not trainer.is_global_zero:
         return None
     module.policy.save_pretrained(folder / "adapter")
-    after = evaluate(evaluation, module.policy, processor, "policy") if evaluation else None
+    after = evaluate(cfg, evaluation, module.policy, processor, "policy") if evaluation else None
     write_json(folder / "metrics.json", {"before": before, "after": after})
     from uedpo.report.page import write_report
     from uedpo.report.trace import trace_pairs
@@ -111,11 +115,11 @@ def build_module(cfg: DictConfig, source: Any) -> Any:
     return PreferenceModule(source, instantiate(cfg.loss), instantiate(cfg.optim), val_beta=cfg.loss.beta)
 
 
-def evaluate(evaluation: Any, model: Any, processor: Any, name: str) -> dict[str, Any]:
-    """Run an evaluation behind a progress bar."""
+def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name: str) -> dict[str, Any]:
+    """Run an evaluation behind a progress bar (none where the config turns bars off)."""
     from rich.progress import Progress
 
-    with Progress() as bars:
+    with Progress(disable=not cfg.callbacks.get("progress")) as bars:
         task = bars.add_task(f"evaluating the {name}", total=evaluation.num_scenes)
         result: dict[str, Any] = evaluation.run(model, processor, lambda n: bars.advance(task, n))
         return result
@@ -127,7 +131,7 @@ def base_evaluation(cfg: DictConfig, evaluation: Any, source: Any, processor: An
     key = json.dumps([model, OmegaConf.to_container(cfg.evaluation, resolve=True)], sort_keys=True)
     file = sweep / f"base_{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
     if not file.is_file():
-        write_json(file, evaluate(evaluation, source.base(), processor, "base model"))
+        write_json(file, evaluate(cfg, evaluation, source.base(), processor, "base model"))
     metrics: dict[str, Any] = json.loads(file.read_text())
     return metrics
 

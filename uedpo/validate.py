@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from uedpo.types import NonNegativeInt
+from uedpo.types import NonNegativeInt, PositiveInt
 
 GROUPS = ("model", "data", "loss", "weights", "optim", "trainer", "callbacks", "logger", "evaluation")
-TOP: dict[str, Any] = {"name": str, "seed": NonNegativeInt, "global_batch": int | None, "resume": str | None}
+TOP: dict[str, Any] = {"name": str, "seed": NonNegativeInt, "global_batch": int | None, "resume": str | None, "threads": PositiveInt | None}
 # parameters that `run.build` supplies
 SUPPLIED = {
     "uedpo.data.datamodule.PairDataModule": {"processor", "seed"},
@@ -95,7 +95,7 @@ def _plain(node: DictConfig, path: str, into: dict[str, Any]) -> Iterator[str]:
 def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
     """Check a node that has a `_target_`, or a folder of such nodes (callbacks, logger)."""
     if "_target_" not in node:
-        if path not in ("callbacks", "logger", "weights", "data", "model") and not path.startswith(("callbacks.", "logger.")):
+        if node and path not in ("callbacks", "logger", "weights"):
             yield f"{path}: has no _target_"
         for key, value in node.items():
             if isinstance(value, Mapping):

@@ -36,7 +36,7 @@ def build_model(folder: Path) -> None:
     tower = train_tower(2600, STARTS["tower"])
     processor = make_processor()
     model = make_model(tower, processor)
-    train_captions(model, processor, 1300, STARTS["captions"])
+    train_captions(model, processor, 1300, STARTS["captions"], invent=0.35, lr=3e-3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -49,7 +49,7 @@ def scenes(split: str, num: int) -> list[Scene]:
 
 def known_words() -> frozenset[str]:
     """All words of 3,000 grammar captions."""
-    texts = (caption(np.random.default_rng([17, i]), make_scene("shift", i), False) for i in range(3000))
+    texts = (caption(np.random.default_rng([17, i]), make_scene("shift", i)) for i in range(3000))
     return frozenset(w.text for text in texts for w in read(text).words)
 
 

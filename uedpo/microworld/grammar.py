@@ -172,19 +172,22 @@ def sentence(rng: np.random.Generator, item: Item, kind: str, main: Item | None,
     return f"{text} {where}." if where else f"{text}."
 
 
-def caption(rng: np.random.Generator, scene: Scene, noise: bool, detail: float = 1.0) -> str:
-    """A caption of `scene`; with `noise` it has the label noise of model-written ones.
+def caption(
+    rng: np.random.Generator, scene: Scene, *, invent: float = 0.0, omit: float = 0.0, detail: float = 1.0
+) -> str:
+    """A caption of `scene`, faithful unless it gets the label noise of model-written ones.
 
-    Label noise: an absent companion of the main item is invented with probability 0.35, a small
-    item is left out with probability 0.15 (MICROWORLD prototype's rates).
+    Args:
+        invent: probability that an absent companion of the main item is mentioned.
+        omit: probability that a small item is left out.
+        detail: how often sizes, colours and positions are given, relative to the default.
     """
     main = scene.items[0]
     small = [item for item in scene.items if item.size == "small"]
-    if noise:
-        small = [item for item in small if rng.random() >= 0.15]
-        absent = COMPANION[main.category]
-        if scene.find(absent) is None and rng.random() < 0.35:
-            small.append(invented(rng, absent))
+    small = [item for item in small if rng.random() >= omit]
+    absent = COMPANION[main.category]
+    if scene.find(absent) is None and rng.random() < invent:
+        small.append(invented(rng, absent))
     medium = [item for item in scene.items if item.size == "medium"]
     rng.shuffle(small)  # type: ignore[arg-type]
     sentences = [sentence(rng, main, "main", None, detail)]

@@ -21,6 +21,7 @@ from uedpo.microworld.scene import IMAGE_SIZE, make_scene
 from uedpo.microworld.vision import GRID, PATCH, PIXEL_MEAN, PIXEL_STD, pixels, vision_config
 
 VOCABULARY = 768
+OMIT = 0.15  # probability that a training caption leaves out a small item
 # Same turns as LLaVA-1.5; content is a string or a list of typed parts.
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ 'USER: ' if m['role'] == 'user' else ' ASSISTANT:' }}"
@@ -44,7 +45,7 @@ def make_processor(num_captions: int = 20_000) -> LlavaProcessor:
         show_progress=False,
     )
     texts = (
-        f"USER: \n{pick(rng, PROMPTS)} ASSISTANT: {caption(rng, make_scene('train', i), noise=True)}"
+        f"USER: \n{pick(rng, PROMPTS)} ASSISTANT: {caption(rng, make_scene('train', i), invent=0.35)}"
         for i in range(num_captions)
         for rng in [np.random.default_rng([11, i])]
     )
@@ -107,8 +108,8 @@ def make_model(tower: CLIPVisionModel, processor: LlavaProcessor) -> LlavaForCon
 class CaptionScenes(Dataset[tuple[torch.Tensor, list[int], int]]):
     """Noisy captions of `train` scenes: (pixels, ids, length of the prompt)."""
 
-    def __init__(self, processor: LlavaProcessor, start: int, num: int) -> None:
-        self.processor, self.start, self.num = processor, start, num
+    def __init__(self, processor: LlavaProcessor, start: int, num: int, invent: float) -> None:
+        self.processor, self.start, self.num, self.invent = processor, start, num, invent
 
     def __len__(self) -> int:
         return self.num
@@ -116,7 +117,7 @@ class CaptionScenes(Dataset[tuple[torch.Tensor, list[int], int]]):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, list[int], int]:
         scene = make_scene("train", self.start + i)
         rng = np.random.default_rng([13, self.start + i])
-        text = caption(rng, scene, noise=True)
+        text = caption(rng, scene, invent=self.invent, omit=OMIT)
         user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": pick(rng, PROMPTS)}]}
         prompt = self.processor.apply_chat_template([user], add_generation_prompt=True)
         prompt = prompt.replace("<image>", "<image>" * (GRID * GRID))
@@ -143,15 +144,16 @@ def train_captions(
     processor: LlavaProcessor,
     steps: int,
     start: int,
+    invent: float,
+    lr: float,
     batch_size: int = 48,
-    lr: float = 3e-3,
 ) -> None:
-    """Supervised fine-tuning of projector and language model, in place."""
+    """Supervised fine-tuning of projector and language model, in place, on captions with label noise."""
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.06)
-    data = CaptionScenes(processor, start, steps * batch_size)
+    data = CaptionScenes(processor, start, steps * batch_size, invent)
     loader = DataLoader(data, batch_size, num_workers=1, collate_fn=_collate)
     for step, (image, ids, labels, mask) in enumerate(loader):
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,0 +1,106 @@
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from uedpo.run import check_overrides, conf_folder
+from uedpo.validate import ConfigError, validate
+
+EXPERIMENTS = sorted(p.stem for p in (conf_folder() / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def problems(*overrides):
+    with pytest.raises(ConfigError) as caught:
+        check_overrides(list(overrides))
+    return str(caught.value)
+
+
+def test_default_config_trains_ue_dpo():
+    cfg = composed()
+    validate(cfg)
+    assert cfg.loss._target_.endswith("ue_dpo_loss")
+    assert cfg.weights.alpha > 0
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_validates(name):
+    validate(composed(f"+experiment={name}"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+experiment=ablation_alpha", "model=llava15_7b", "data=rlhf_v"],
+        ["loss=dpo", "weights=uniform"],
+        ["+method=dpo"],
+        ["+method=constant"],
+        ["trainer=ddp_cpu"],
+        ["trainer=gpu"],
+        ["logger=wandb"],
+        ["evaluation=none"],
+        ["model.lora=null"],
+        ["data=jsonl", "data.train.path=a.jsonl", "data.val.path=b.jsonl", "evaluation=none"],
+        ["weights.alpha=0,0.3,1", "seed=0,1"],
+    ],
+)
+def test_combinations_validate(overrides):
+    check_overrides(overrides)
+
+
+def test_all_problems_come_in_one_message():
+    text = problems("weights.alpa=0.2", "weights.alpha=1.5", "optim.lr=fast", "data=jsonl", "trainer.max_step=3")
+    assert "weights.alpa: unknown key; did you mean weights.alpha?" in text
+    assert "weights.alpha=1.5: must be" in text
+    assert "allowed: >= 0.0 and <= 1.0" in text
+    assert "optim.lr='fast'" in text
+    assert "data.train.path: missing" in text
+    assert "trainer.max_step: unknown key; did you mean trainer.max_steps?" in text
+    assert text.startswith("6 problems")
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("weights.alpha=-0.1", "weights.alpha=-0.1"),
+        ("weights.alpha=nan", "weights.alpha=nan"),
+        ("weights.tau=0", "weights.tau=0"),
+        ("weights.tau=0.51", "<= 0.5"),
+        ("weights.k=1000", "[0, 999]"),
+        ("weights.control=random", "'none', 'constant' or 'shuffled'"),
+        ("weights.schedule=cosine", "weights.schedule='cosine'"),
+        ("loss.beta=0", "loss.beta=0"),
+        ("loss.beta=inf", "loss.beta=inf"),
+        ("seed=-1", "seed=-1"),
+        ("seed=one", "seed='one'"),
+        ("sede=1", "did you mean seed?"),
+        ("trainer.accelerator=mps", "macOS runs on cpu"),
+        ("trainer.max_steps=0", "trainer.max_steps=0"),
+        ("data.batch_size=1.5", "data.batch_size=1.5"),
+        ("data.train.split=test", "data.train.split='test'"),
+        ("model.lora.rank=4", "model.lora.rank: unknown key"),
+        ("global_batch=7", "global_batch=7"),
+        ("evaluation.num_shift=-1", "evaluation.num_shift=-1"),
+        ("callbacks.checkpoint.monitr=x", "did you mean callbacks.checkpoint.monitor?"),
+        ("weights=uniform", "loss=ue_dpo needs token weights"),
+        ("loss=dpo", "loss=dpo takes no token weights"),
+        ("weights.alpha=0,0.3,2", "weights.alpha=2"),
+        ("loss._target_=uedpo.loss.nope", "cannot be imported"),
+    ],
+)
+def test_bad_values_name_key_value_and_range(override, part):
+    assert part in problems(override)
+
+
+def test_missing_group_and_broken_interpolation_are_named():
+    cfg = composed()
+    OmegaConf.set_struct(cfg, False)
+    del cfg["loss"]
+    cfg.weights.alpha = "${no.such.key}"
+    with pytest.raises(ConfigError) as caught:
+        validate(cfg)
+    assert "loss: missing" in str(caught.value)
+    assert "weights.alpha: does not resolve" in str(caught.value)

@@ -1,0 +1,123 @@
+"""One table and one plot at the end of a sweep."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from uedpo.metrics import mean_interval
+from uedpo.report.page import TITLES, method_name
+
+HEADLINES = ("chair_i", "chair_s", "coverage", "small_coverage", "attribute_accuracy")
+METHODS = {"DPO": "DPO", "UE-DPO": "UE-DPO", "UE-DPO (control: constant)": "constant lambda",
+           "UE-DPO (control: shuffled)": "shuffled lambda"}  # fmt: skip
+
+
+class SweepSummary(Callback):
+    """Hydra callback: writes summary.md and summary.png in the sweep's folder, and prints the table.
+
+    Args:
+        parameter: the swept key on the x axis, or "method".
+        by: a second key, one line each in the plot.
+        split: of the evaluation.
+    """
+
+    def __init__(self, parameter: str, by: str | None = None, split: str = "shift") -> None:
+        self.parameter, self.by, self.split = parameter, by, split
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        runs = read_runs(folder)
+        if not runs:
+            print(f"no finished run with an evaluation in {folder}: no summary")
+            return
+        table = summarise(runs, self.parameter, self.by, self.split)
+        text = markdown(table, self.parameter, self.by)
+        (folder / "summary.md").write_text(text)
+        plot(table, folder / "summary.png", self.parameter)
+        print(f"\n{text}\n{len(runs)} runs; table and plot: {folder}/summary.md, {folder}/summary.png")
+
+
+def read_runs(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(config, metrics) of each finished and evaluated run below a sweep's folder, in order."""
+    runs = []
+    for path in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
+        metrics = json.loads(path.read_text())
+        if metrics["after"]:
+            cfg = OmegaConf.to_container(OmegaConf.load(path.parent / "config.yaml"))
+            assert isinstance(cfg, dict)
+            runs.append((cfg, metrics))
+    return runs
+
+
+def _value(cfg: dict[str, Any], key: str | None) -> Any:
+    if key is None:
+        return ""
+    if key == "method":
+        return METHODS[method_name(cfg)]
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def summarise(
+    runs: list[tuple[dict[str, Any], dict[str, Any]]], parameter: str, by: str | None, split: str
+) -> dict[tuple[Any, Any], dict[str, list[float]]]:
+    """(by, parameter) -> metric -> values over seeds, in per cent; ("base", "") holds the base model."""
+    table: dict[tuple[Any, Any], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    base = runs[0][1]["before"][split]
+    for name in HEADLINES:
+        table["base model", ""][name] = [100 * base[name]["value"]]
+    for cfg, metrics in runs:
+        for name in HEADLINES:
+            value = metrics["after"][split][name]["value"]
+            if value is not None:
+                table[_value(cfg, by), _value(cfg, parameter)][name].append(100 * value)
+    return table
+
+
+def markdown(table: dict[tuple[Any, Any], dict[str, list[float]]], parameter: str, by: str | None) -> str:
+    """Mean and 95 % t interval over seeds, in per cent, one row a setting."""
+    head = [by or "", parameter, "runs", *(TITLES[name] for name in HEADLINES)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (group, value), metrics in table.items():
+        cells = [str(group), str(value), str(len(metrics[HEADLINES[0]]))]
+        for name in HEADLINES:
+            mean, half = mean_interval(metrics[name])
+            cells.append(f"{mean:.1f}" if half != half else f"{mean:.1f} +- {half:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(table: dict[tuple[Any, Any], dict[str, list[float]]], path: Path, parameter: str) -> None:
+    """Mean and interval of three headline metrics; a horizontal line is the base model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = ("chair_i", "small_coverage", "attribute_accuracy")
+    settings = {key: value for key, value in table.items() if key[0] != "base model"}
+    xs = list(dict.fromkeys(x for _, x in settings))
+    figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.6), layout="constrained")
+    groups = list(dict.fromkeys(group for group, _ in settings))
+    for axis, name in zip(axes, shown, strict=True):
+        axis.axhline(table["base model", ""][name][0], color="0.6", lw=1, label="base model")
+        for n, group in enumerate(groups):
+            points = [(xs.index(x), *mean_interval(m[name])) for (g, x), m in settings.items() if g == group]
+            at, mean, half = zip(*points, strict=True)
+            shift = 0.08 * (n - (len(groups) - 1) / 2)
+            axis.errorbar([a + shift for a in at], mean, half, marker="o", capsize=3, label=str(group) or None,
+                          ls="-" if parameter != "method" else "")  # fmt: skip
+        axis.set_xticks(range(len(xs)), [str(x) for x in xs], fontsize=8)
+        axis.set_title(TITLES[name] + " (%)", fontsize=10)
+        axis.set_xlabel(parameter)
+    axes[0].legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
