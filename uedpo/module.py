@@ -66,7 +66,10 @@ class PreferenceModule(pl.LightningModule):
         weights = self.weigher(batch, policy) if self.weigher is not None else None
         out = self.loss(policy.logps, reference.logps, batch.mask, weights)
         logged = {f"train/{name}": value for name, value in out.metrics.items()}
-        shown = {"train/loss": out.loss.detach(), **{k: logged.pop(k) for k in ("train/margin", "train/accuracy")}}
+        shown = {
+            "train/loss": out.loss.detach(),
+            **{k: logged.pop(k) for k in ("train/margin", "train/accuracy")},
+        }
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
         self.log_dict(logged, batch_size=len(batch.ids))
         return out.loss

@@ -66,6 +66,7 @@ def run(cfg: DictConfig) -> float | None:
     validate(cfg)
     import pytorch_lightning as pl
 
+    _quiet()
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = Path(HydraConfig.get().sweep.dir) if HydraConfig.get().mode == RunMode.MULTIRUN else folder
     begin = time.perf_counter()
@@ -125,7 +126,9 @@ def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name:
         return result
 
 
-def base_evaluation(cfg: DictConfig, evaluation: Any, source: Any, processor: Any, sweep: Path) -> dict[str, Any]:
+def base_evaluation(
+    cfg: DictConfig, evaluation: Any, source: Any, processor: Any, sweep: Path
+) -> dict[str, Any]:
     """Metrics of the untrained model; the runs of a sweep share one file of them."""
     model = {k: v for k, v in OmegaConf.to_container(cfg.model, resolve=True).items() if k != "lora"}
     key = json.dumps([model, OmegaConf.to_container(cfg.evaluation, resolve=True)], sort_keys=True)
@@ -144,11 +147,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _quiet() -> None:
+    """Keep the libraries' notices off the screen, in this process and in workers of a sweep alike."""
+    import pytorch_lightning  # noqa: F401  (sets its logger's level when first imported)
+    from transformers.utils import logging as transformers_logging
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-    for name in ("pytorch_lightning", "lightning.pytorch", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for message in ("does not have many workers", "is_gradient_checkpointing", "is not empty", "LeafSpec"):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(run)
@@ -156,7 +164,6 @@ _hydra_main = hydra.main(version_base="1.3", config_path=str(conf_folder()), con
 
 def main() -> None:
     """Entry point: exit code 0 done, 2 bad configuration or input."""
-    _quiet()
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     try:
         check_overrides(overrides)

@@ -20,7 +20,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from uedpo.types import NonNegativeInt, PositiveInt
 
 GROUPS = ("model", "data", "loss", "weights", "optim", "trainer", "callbacks", "logger", "evaluation")
-TOP: dict[str, Any] = {"name": str, "seed": NonNegativeInt, "global_batch": int | None, "resume": str | None, "threads": PositiveInt | None}
+TOP: dict[str, Any] = {
+    "name": str,
+    "seed": NonNegativeInt,
+    "global_batch": int | None,
+    "resume": str | None,
+    "threads": PositiveInt | None,
+}
 # parameters that `run.build` supplies
 SUPPLIED = {
     "uedpo.data.datamodule.PairDataModule": {"processor", "seed"},
@@ -101,7 +107,7 @@ def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
             if isinstance(value, Mapping):
                 yield from _node(f"{path}.{key}", value)
             elif path == "weights":
-                yield f"{path}.{key}: unknown key; weights=uniform takes no options, did you mean weights=uncertainty?"
+                yield f"{path}.{key}: unknown key; weights=uniform has none, add weights=uncertainty"
             elif not isinstance(value, _Broken) and value is not None:
                 yield f"{path}.{key}={value!r}: must be a node with a _target_, or null"
         return
@@ -155,9 +161,7 @@ def _is_checkable(annotation: Any) -> bool:
 
 
 def _value(path: str, value: Any, annotation: Any) -> Iterator[str]:
-    adapter: TypeAdapter[Any] = TypeAdapter(
-        annotation, config=ConfigDict(strict=True, allow_inf_nan=False)
-    )
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
         adapter.validate_python(value)
     except ValidationError as error:
@@ -200,13 +204,16 @@ def _cross(values: Mapping[str, Any]) -> Iterator[str]:
     k = at("weights", "k")
     if isinstance(k, int) and not 0 <= k <= 999:
         yield f"weights.k={k}: must be in [0, 999], the schedule's steps"
-    factors = [at("data", "batch_size"), *(at("trainer", n) for n in ("accumulate_grad_batches", "devices", "num_nodes"))]
+    factors = [
+        at("data", "batch_size"),
+        *(at("trainer", n) for n in ("accumulate_grad_batches", "devices", "num_nodes")),
+    ]
     numbers = [1 if f is None else f for f in factors]
     want = at("global_batch")
     if isinstance(want, int) and all(isinstance(n, int) for n in numbers):
         product = functools.reduce(lambda a, b: a * b, numbers)
         if product != want:
             yield (
-                f"global_batch={want}: data.batch_size x trainer.accumulate_grad_batches x devices x nodes is "
-                f"{' x '.join(map(str, numbers))} = {product}; change one of them"
+                f"global_batch={want}: data.batch_size x trainer.accumulate_grad_batches x devices x nodes "
+                f"is {' x '.join(map(str, numbers))} = {product}; change one of them"
             )

@@ -52,7 +52,9 @@ def test_combinations_validate(overrides):
 
 
 def test_all_problems_come_in_one_message():
-    text = problems("weights.alpa=0.2", "weights.alpha=1.5", "optim.lr=fast", "data=jsonl", "trainer.max_step=3")
+    text = problems(
+        "weights.alpa=0.2", "weights.alpha=1.5", "optim.lr=fast", "data=jsonl", "trainer.max_step=3"
+    )
     assert "weights.alpa: unknown key; did you mean weights.alpha?" in text
     assert "weights.alpha=1.5: must be" in text
     assert "allowed: >= 0.0 and <= 1.0" in text

@@ -28,7 +28,11 @@ def test_alpha_changes_training_and_two_runs_are_identical(train):
 def test_resume_is_bit_identical(train, tmp_path, accumulate, at):
     whole, losses = train("ue_dpo", {"alpha": 0.3}, steps=7, accumulate=accumulate)
     keep = ModelCheckpoint(
-        dirpath=tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}", save_on_train_epoch_end=False
+        dirpath=tmp_path,
+        every_n_train_steps=1,
+        save_top_k=-1,
+        filename="{step}",
+        save_on_train_epoch_end=False,
     )
     train("ue_dpo", {"alpha": 0.3}, steps=7, accumulate=accumulate, callbacks=[keep])
     rest, rest_losses = train(
@@ -39,7 +43,9 @@ def test_resume_is_bit_identical(train, tmp_path, accumulate, at):
 
 
 def test_checkpoint_holds_the_adapter_only(train, tmp_path):
-    keep = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=1, filename="x", save_on_train_epoch_end=False)
+    keep = ModelCheckpoint(
+        dirpath=tmp_path, every_n_train_steps=1, filename="x", save_on_train_epoch_end=False
+    )
     train("dpo", steps=1, callbacks=[keep])
     state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
     assert state

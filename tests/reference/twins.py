@@ -33,7 +33,9 @@ def _lambda_of_list(u, delta, branch, alpha, tau, center):
     values = [u[i] for i in inside]
     mean = sum(values) / len(values)
     s = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
-    mu = {"mean": mean, "median": np.percentile(values, 50), "first_quartile": np.percentile(values, 25)}[center]
+    mu = {"mean": mean, "median": np.percentile(values, 50), "first_quartile": np.percentile(values, 25)}[
+        center
+    ]
     sign = 1 if branch == "chosen" else -1
     out = [1.0] * n
     for i in inside:
@@ -44,9 +46,14 @@ def _lambda_of_list(u, delta, branch, alpha, tau, center):
 
 def weights(u, delta, mask, branch, alpha, tau, center="mean", scope="response"):
     out = np.ones(u.shape)
-    groups = [np.argwhere(mask)] if scope == "batch" else [
-        np.array([(b, t) for t in range(u.shape[1]) if mask[b, t]]).reshape(-1, 2) for b in range(u.shape[0])
-    ]
+    groups = (
+        [np.argwhere(mask)]
+        if scope == "batch"
+        else [
+            np.array([(b, t) for t in range(u.shape[1]) if mask[b, t]]).reshape(-1, 2)
+            for b in range(u.shape[0])
+        ]
+    )
     for cells in groups:
         values = _lambda_of_list(
             [u[b, t] for b, t in cells], [delta[b, t] for b, t in cells], branch, alpha, tau, center

@@ -23,7 +23,9 @@ def tensors(*arrays):
 
 
 @settings(max_examples=250, deadline=None)
-@given(seed=st.integers(0, 10**6), beta=st.floats(0.01, 2), weight_on=st.sampled_from(["policy", "log_ratio"]))
+@given(
+    seed=st.integers(0, 10**6), beta=st.floats(0.01, 2), weight_on=st.sampled_from(["policy", "log_ratio"])
+)
 def test_ue_dpo_and_its_gradient_equal_numpy_twin(seed, beta, weight_on):
     policy, reference, mask, lam = random_case(seed)
     p, r, m, w = tensors(policy, reference, mask, lam)

@@ -98,7 +98,9 @@ def test_corrections_are_faithful_and_local():
     assert fixed.startswith("A red cow stood. Nearby, we find ")
     counts = caption_counts(fixed, SCENE)
     assert (counts["hallucinated"], counts["found"]) == (0, 3)
-    assert correct("A dog stood. A cup stood. A boat sat. A bird sat.", SCENE, np.random.default_rng(0)) is None
+    assert (
+        correct("A dog stood. A cup stood. A boat sat. A bird sat.", SCENE, np.random.default_rng(0)) is None
+    )
 
 
 def test_well_formed_filters_broken_samples():

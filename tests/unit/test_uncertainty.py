@@ -94,7 +94,8 @@ def test_uncertainty_ignores_a_constant_shift_of_clear_logits():
     clear, corrupted, tokens, _ = random_case(3)
     args = torch.tensor(corrupted), torch.tensor(tokens)
     torch.testing.assert_close(
-        epistemic_uncertainty(torch.tensor(clear + 7), *args), epistemic_uncertainty(torch.tensor(clear), *args)
+        epistemic_uncertainty(torch.tensor(clear + 7), *args),
+        epistemic_uncertainty(torch.tensor(clear), *args),
     )
 
 
@@ -126,14 +127,18 @@ def test_weights_degenerate_sequences(branch, value):
 
 def test_alpha_zero_gives_exact_ones():
     u, delta = np.random.default_rng(0).normal(size=(2, 3, 7))
-    assert torch.equal(weigh(u, delta, np.ones((3, 7), bool), alpha=0.0), torch.ones(3, 7, dtype=torch.float64))
+    assert torch.equal(
+        weigh(u, delta, np.ones((3, 7), bool), alpha=0.0), torch.ones(3, 7, dtype=torch.float64)
+    )
 
 
 def test_selection_counts_survive_rounding():
     # tau (n - 1) = 2.0000000000000004 or 1.9999999999999998 must both give three tokens
     for tau, n in ((0.4, 6), (0.2, 11), (0.1, 21)):
         delta = torch.arange(float(n))[None]
-        picked = select_tokens(delta, torch.ones(1, n, dtype=torch.bool), branch="chosen", tau=tau, scope="response")
+        picked = select_tokens(
+            delta, torch.ones(1, n, dtype=torch.bool), branch="chosen", tau=tau, scope="response"
+        )
         assert picked.sum() == 3
 
 

@@ -105,5 +105,7 @@ class PairDataModule(pl.LightningDataModule):
             **options,
         )
 
-    def transfer_batch_to_device(self, batch: PairBatch, device: torch.device, dataloader_idx: int) -> PairBatch:
+    def transfer_batch_to_device(
+        self, batch: PairBatch, device: torch.device, dataloader_idx: int
+    ) -> PairBatch:
         return batch.to(device)

@@ -56,7 +56,9 @@ class JsonlPairs(Sequence[PreferencePair]):
             raise ValueError(f"{where}: image must be a path relative to {self.root}, or null")
         path = (self.root / image).resolve() if image is not None else None
         if path is not None and not (path.is_relative_to(self.root) and path.is_file()):
-            raise ValueError(f"{where}: image {image!r} is not a file inside {self.root}; set data.train.image_root")
+            raise ValueError(
+                f"{where}: image {image!r} is not a file inside {self.root}; set data.train.image_root"
+            )
         return str(row.get("id", where)), path, row["prompt"], row["chosen"], row["rejected"]
 
     def __len__(self) -> int:

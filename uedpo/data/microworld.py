@@ -23,7 +23,8 @@ class MicroWorldPairs(Sequence[PreferencePair]):
     """
 
     def __init__(self, split: Literal["train", "val"], num_pairs: NonNegativeInt = 0) -> None:
-        rows = [json.loads(line) for line in gzip.open(SHIPPED, "rt", encoding="utf-8")]
+        with gzip.open(SHIPPED, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
         rows = [row for row in rows if row["split"] == split]
         if num_pairs > len(rows):
             raise ValueError(f"num_pairs={num_pairs}: the {split} split has {len(rows)} pairs")

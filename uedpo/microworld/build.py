@@ -44,7 +44,9 @@ def build_model(folder: Path) -> None:
 def scenes(split: str, num: int) -> list[Scene]:
     """Training pairs come from both splits (7 of 10 shifted), validation pairs from the shifted."""
     start = STARTS[split]
-    return [make_scene("train" if split == "train" and i % 10 < 3 else "shift", start + i) for i in range(num)]
+    return [
+        make_scene("train" if split == "train" and i % 10 < 3 else "shift", start + i) for i in range(num)
+    ]
 
 
 def known_words() -> frozenset[str]:

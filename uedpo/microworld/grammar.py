@@ -36,8 +36,18 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "butterfly": ("butterfly", "moth"),
     "squirrel": ("squirrel", "chipmunk"),
 }
-_IRREGULAR = {"fish": "fish", "loaf": "loaves", "butterfly": "butterflies", "puppy": "puppies", "squid": "squid"}
-SIZE_WORDS = {"large": ("large", "big", "huge"), "medium": ("medium-sized",), "small": ("small", "tiny", "little")}
+_IRREGULAR = {
+    "fish": "fish",
+    "loaf": "loaves",
+    "butterfly": "butterflies",
+    "puppy": "puppies",
+    "squid": "squid",
+}
+SIZE_WORDS = {
+    "large": ("large", "big", "huge"),
+    "medium": ("medium-sized",),
+    "small": ("small", "tiny", "little"),
+}
 COUNT_WORDS = {1: ("one", "a", "an"), 2: ("two",), 3: ("three",)}
 PLACE_WORDS = {
     "sea": ("at the seaside", "by the ocean", "on a calm coast"),
@@ -96,7 +106,7 @@ def pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def noun_phrase(rng: np.random.Generator, item: Item, detail: float = 1.0) -> str:
-    """"a tiny red bird", "two birds": article or count, optional size and colour, noun."""
+    """ "a tiny red bird", "two birds": article or count, optional size and colour, noun."""
     words = []
     if rng.random() < 0.3 * detail:
         words.append(pick(rng, SIZE_WORDS[item.size]))

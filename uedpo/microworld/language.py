@@ -45,7 +45,8 @@ def make_processor(num_captions: int = 20_000) -> LlavaProcessor:
         show_progress=False,
     )
     texts = (
-        f"USER: \n{pick(rng, PROMPTS)} ASSISTANT: {caption(rng, make_scene('train', i), invent=0.35)}"
+        f"USER: \n{pick(rng, PROMPTS)} ASSISTANT: "
+        + caption(rng, make_scene("train", i), invent=0.35, omit=OMIT)
         for i in range(num_captions)
         for rng in [np.random.default_rng([11, i])]
     )

@@ -7,15 +7,40 @@ sentence mostly teach brevity, so they are not made.)
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from uedpo.microworld.grammar import noun_phrase, sentence
 from uedpo.microworld.scene import Item, Scene
-from uedpo.microworld.truth import FUNCTION, OBJECT, Mention, Reading, judge, position_holds, read, relation_holds
+from uedpo.microworld.truth import (
+    FUNCTION,
+    OBJECT,
+    Mention,
+    Reading,
+    judge,
+    position_holds,
+    read,
+    relation_holds,
+)
 
 _FAR_WORDS = ("background", "far", "behind", "distance", "further", "hidden")
-_SWAP = {"left": "right", "right": "left", "top": "bottom", "bottom": "top", "upper": "lower", "lower": "upper"}
-_BY_WORD = {"left": "left", "right": "right", "top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
+_SWAP = {
+    "left": "right",
+    "right": "left",
+    "top": "bottom",
+    "bottom": "top",
+    "upper": "lower",
+    "lower": "upper",
+}
+_BY_WORD = {
+    "left": "left",
+    "right": "right",
+    "top": "top",
+    "upper": "top",
+    "bottom": "bottom",
+    "lower": "bottom",
+}
 
 
 def correct(text: str, scene: Scene, rng: np.random.Generator) -> str | None:
@@ -102,7 +127,7 @@ def is_well_formed(text: str, vocabulary: frozenset[str]) -> bool:
         return False
     if any(w.kind == FUNCTION and w.text not in vocabulary for w in words):
         return False
-    if any(a.text == b.text for a, b in zip(words, words[1:], strict=False)):
+    if any(a.text == b.text for a, b in itertools.pairwise(words)):
         return False
     # a noun twice in a row ("a red car bus"), or a phrase of one kind only
-    return not any(a.kind == b.kind == OBJECT for a, b in zip(words, words[1:], strict=False))
+    return not any(a.kind == b.kind == OBJECT for a, b in itertools.pairwise(words))

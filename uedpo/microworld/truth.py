@@ -138,12 +138,16 @@ def judge(reading: Reading, scene: Scene) -> Reading:
         for i in mention.attributes:
             reading.words[i].right = item is not None and _attribute_holds(reading.words[i].text, item)
         for i in mention.positions:
-            reading.words[i].right = item is not None and position_holds(_POSITIONS[reading.words[i].text], item)
+            reading.words[i].right = item is not None and position_holds(
+                _POSITIONS[reading.words[i].text], item
+            )
         if mention.relation is not None:
             i, k = mention.relation
             other = scene.find(reading.mentions[k].category)
             name = _RELATIONS[reading.words[i].text]
-            reading.words[i].right = item is not None and other is not None and relation_holds(name, item, other)
+            reading.words[i].right = (
+                item is not None and other is not None and relation_holds(name, item, other)
+            )
     return reading
 
 
@@ -188,5 +192,3 @@ def token_classes(reading: Reading, offsets: list[tuple[int, int]]) -> list[tupl
         word = max(hit, key=lambda w: min(w.end, end) - max(w.start, start)) if hit else None
         result.append((word.kind, word.right) if word else (FUNCTION, None))
     return result
-
-

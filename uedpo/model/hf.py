@@ -67,9 +67,7 @@ class HFModel:
         return str(Path(__file__).parent.parent / "assets" / self.path.removeprefix(SHIPPED))
 
     def processor(self) -> Any:
-        return AutoProcessor.from_pretrained(
-            self.location, revision=self.revision, trust_remote_code=False
-        )
+        return AutoProcessor.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
 
     def base(self) -> Any:
         """The model as it was published, in eval mode."""

@@ -43,7 +43,7 @@ def write_report(folder: Path) -> Path:
         summary=_summary(cfg),
         table=_table(metrics),
         split_titles=SPLITS,
-        traces=[{"clear": "", "corrupted": "", **trace} for trace in traces],
+        traces=[{"clear_image": "", "corrupted_image": "", **trace} for trace in traces],
         tokens=_tokens,
         curves=_curves(folder / "metrics.csv"),
         folder=folder.name,
@@ -55,7 +55,7 @@ def write_report(folder: Path) -> Path:
 
 
 def method_name(cfg: dict[str, Any]) -> str:
-    """"UE-DPO", "UE-DPO (control: shuffled)" or "DPO"."""
+    """ "UE-DPO", "UE-DPO (control: shuffled)" or "DPO"."""
     weights = cfg["weights"]
     if "_target_" not in weights:
         return "DPO"
@@ -66,9 +66,13 @@ def method_name(cfg: dict[str, Any]) -> str:
 def _summary(cfg: dict[str, Any]) -> str:
     weights, trainer = cfg["weights"], cfg["trainer"]
     parts = [f"{cfg['model']['path']} trained for {trainer['max_steps']} steps"]
-    parts.append(f"loss beta {cfg['loss']['beta']}, peak learning rate {cfg['optim']['lr']}, seed {cfg['seed']}")
+    parts.append(
+        f"loss beta {cfg['loss']['beta']}, peak learning rate {cfg['optim']['lr']}, seed {cfg['seed']}"
+    )
     if "_target_" in weights:
-        parts.append(f"alpha {weights['alpha']}, tau {weights['tau']}, corruption k {weights['k']} ({weights['schedule']})")
+        parts.append(
+            f"alpha {weights['alpha']}, tau {weights['tau']}, k {weights['k']} ({weights['schedule']} schedule)"
+        )
     return "; ".join(parts) + "."
 
 

@@ -112,9 +112,10 @@ def plot(table: dict[tuple[Any, Any], dict[str, list[float]]], path: Path, param
         for n, group in enumerate(groups):
             points = [(xs.index(x), *mean_interval(m[name])) for (g, x), m in settings.items() if g == group]
             at, mean, half = zip(*points, strict=True)
-            shift = 0.08 * (n - (len(groups) - 1) / 2)
-            axis.errorbar([a + shift for a in at], mean, half, marker="o", capsize=3, label=str(group) or None,
-                          ls="-" if parameter != "method" else "")  # fmt: skip
+            side = 0.08 * (n - (len(groups) - 1) / 2)  # so that intervals do not hide each other
+            line = "" if parameter == "method" else "-"
+            label = str(group) or None
+            axis.errorbar([a + side for a in at], mean, half, marker="o", capsize=3, label=label, ls=line)
         axis.set_xticks(range(len(xs)), [str(x) for x in xs], fontsize=8)
         axis.set_title(TITLES[name] + " (%)", fontsize=10)
         axis.set_xlabel(parameter)

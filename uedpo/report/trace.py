@@ -38,9 +38,9 @@ def trace_pairs(
     for i, pair in enumerate(pairs):
         trace: dict[str, Any] = {"id": pair.id, "prompt": pair.prompt}
         if pair.image is not None and batch.pixel_values is not None:
-            trace["clear"] = _picture(batch.pixel_values[i], processor)
+            trace["clear_image"] = _picture(batch.pixel_values[i], processor)
             if corrupted is not None:
-                trace["corrupted"] = _picture(corrupted[i], processor)
+                trace["corrupted_image"] = _picture(corrupted[i], processor)
         for side, row in (("chosen", i), ("rejected", i + len(pairs))):
             trace[side] = {"before": before[row], "after": after[row]}
         traces.append(trace)

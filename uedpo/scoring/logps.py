@@ -39,7 +39,8 @@ def score(model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> T
     detached = flat.detach()
     best = detached.max(-1, keepdim=True).values
     argmax = (detached == best).to(torch.int8).argmax(-1)  # lowest id on ties
-    entropy = torch.distributions.Categorical(logits=detached, validate_args=False).entropy()
+    log_probabilities = detached.log_softmax(-1)
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
     bias = getattr(head, "bias", None)
     return TokenScores(
         logps=_spread(logps, batch.mask),

@@ -32,9 +32,8 @@ def noise_scheduler(schedule: Schedule = "sigmoid") -> Any:
     from diffusers import DDPMScheduler  # imports for seconds; only runs that probe pay
 
     start, end = _BETAS[schedule]
-    return DDPMScheduler(
-        num_train_timesteps=NUM_STEPS, beta_schedule=schedule, beta_start=start, beta_end=end
-    )
+    scheduler: Any = DDPMScheduler
+    return scheduler(num_train_timesteps=NUM_STEPS, beta_schedule=schedule, beta_start=start, beta_end=end)
 
 
 def sample_noise(shape: Sequence[int], sample_id: str, *, seed: int, step: int) -> Tensor:
@@ -75,4 +74,5 @@ def corrupt(
     noise = torch.stack([sample_noise(pixel_values.shape[1:], i, seed=seed, step=step) for i in sample_ids])
     steps = torch.full((len(sample_ids),), k, device=pixel_values.device)
     clear = pixel_values.float()
-    return noise_scheduler(schedule).add_noise(clear, noise.to(clear.device), steps).to(pixel_values.dtype)
+    noisy: Tensor = noise_scheduler(schedule).add_noise(clear, noise.to(clear.device), steps)
+    return noisy.to(pixel_values.dtype)

@@ -74,7 +74,9 @@ class UncertaintyProbe(pl.Callback):
         if stage == "fit":
             pl_module.weigher = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: PairBatch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: PairBatch, batch_idx: int
+    ) -> None:
         self.corrupted = self.corrupt(batch, trainer.global_step)
 
     def corrupt(self, batch: PairBatch, step: int) -> Tensor | None:
@@ -95,7 +97,10 @@ class UncertaintyProbe(pl.Callback):
         weights = self._controlled(signals.weights, batch, self.module.global_step)
         self.module.log_dict(self._summary(signals, weights, batch), batch_size=len(batch.ids))
         self.module.log(
-            "weights/reweighted", (weights != 1)[batch.mask].float().mean(), prog_bar=True, batch_size=len(batch.ids)
+            "weights/reweighted",
+            (weights != 1)[batch.mask].float().mean(),
+            prog_bar=True,
+            batch_size=len(batch.ids),
         )
         return weights
 
@@ -123,7 +128,10 @@ class UncertaintyProbe(pl.Callback):
     def _controlled(self, weights: Tensor, batch: PairBatch, step: int) -> Tensor:
         seen = batch.mask & batch.has_image.repeat(2)[:, None]
         if self.control == "constant":
-            means = [w[m].mean() if m.any() else w.new_ones(()) for w, m in zip(weights.chunk(2), seen.chunk(2), strict=True)]
+            means = [
+                w[m].mean() if m.any() else w.new_ones(())
+                for w, m in zip(weights.chunk(2), seen.chunk(2), strict=True)
+            ]
             flat = torch.stack(means).repeat_interleave(len(batch.ids))[:, None].expand_as(weights)
             return torch.where(seen, flat, 1)
         if self.control == "shuffled":
@@ -143,7 +151,9 @@ class UncertaintyProbe(pl.Callback):
         return {
             "weights/chosen": w_w[chosen].mean(),
             "weights/rejected": w_l[rejected].mean(),
-            "weights/zero_uncertainty": (u_w[picked] == 0).float().mean() if picked.any() else u_w.new_zeros(()),
+            "weights/zero_uncertainty": (u_w[picked] == 0).float().mean()
+            if picked.any()
+            else u_w.new_zeros(()),
             "signals/uncertainty_chosen": u_w[chosen].mean(),
             "signals/uncertainty_rejected": u_l[rejected].mean(),
             "signals/sensitivity_chosen": d_w[chosen].mean(),

@@ -1,0 +1,45 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-all coverage check format demo-files lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: .venv/ready  ## make .venv from the lock file
+
+.venv/ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "uedpo needs Python 3.11 or 3.12, this is %d.%d: make PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,data]'
+	@touch $@
+
+demo: setup  ## train UE-DPO on the micro-world and write the report (minutes, CPU)
+	$(BIN)/python -m uedpo.run
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+test-all: setup  ## run the slow tests too
+	$(BIN)/python -m pytest -m 'not gpu'
+
+coverage: setup  ## line coverage of the pure modules
+	$(BIN)/python -m pytest tests/unit --cov=uedpo.weights.uncertainty --cov=uedpo.weights.corruption --cov=uedpo.loss --cov=uedpo.metrics --cov-report=term-missing --cov-fail-under=95
+
+check: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo-files: setup  ## rebuild the shipped model and pairs (about 30 minutes on 2 cores)
+	$(BIN)/python -m uedpo.microworld.build model pairs
+
+lock: setup  ## pin what .venv holds in requirements.lock
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > requirements.lock
+
+clean:  ## remove .venv
+	rm -rf .venv

@@ -1,0 +1,86 @@
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from uedpo.metrics import ratio_metrics
+from uedpo.report.page import write_report
+from uedpo.report.sweep import markdown, read_runs, summarise
+
+HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>",
+           "</div></body>", "javascript:alert(1)", "' onmouseover='alert(1)", "{{ 7 * 7 }}", "&lt;b&gt;",
+           "\x1b[31m"]  # fmt: skip
+
+
+class Nodes(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.depth = [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+CONFIG = """\
+name: {name}
+seed: {seed}
+model: {{path: m}}
+loss: {{beta: 0.1}}
+optim: {{lr: 0.1}}
+trainer: {{max_steps: 3}}
+weights: {{_target_: x, alpha: {alpha}, tau: 0.4, k: 500, schedule: sigmoid, control: none}}
+"""
+
+
+def run_folder(path, text="A red cow.", name="n", alpha=0.3, seed=0, hallucinated=1):
+    path.mkdir(parents=True)
+    keys = ("captions", "mentions", "hallucinated_captions", "present", "found", "small_present",
+            "small_found", "attributes", "attributes_right", "positions", "positions_right", "words")  # fmt: skip
+    rows = [dict.fromkeys(keys, 1) | {"mentions": 4, "hallucinated": h} for h in (0, hallucinated)]
+    metrics = {"shift": ratio_metrics(rows)}
+    (path / "metrics.json").write_text(json.dumps({"before": metrics, "after": metrics}))
+    token = {"text": text, "logp": -1.0, "u": 2.0, "delta": 0.1, "weight": 1.2, "type": "I"}
+    sides = {s: {"before": [token, token | {"type": ""}], "after": [{"text": text, "logp": -1.0}]}
+             for s in ("chosen", "rejected")}  # fmt: skip
+    traces = [{"id": text, "prompt": text, "clear_image": "data:image/png;base64,AA==", **sides}]
+    (path / "traces.json").write_text(json.dumps(traces))
+    (path / "metrics.csv").write_text("step,train/loss,val/loss\n0,1.0,\n1,0.5,0.7\n")
+    (path / "config.yaml").write_text(CONFIG.format(name=json.dumps(name), alpha=alpha, seed=seed))
+    return path
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_report_holds_no_active_content_from_text(tmp_path, text):
+    page = write_report(run_folder(tmp_path / "run", text, name=text)).read_text()
+    nodes = Nodes()
+    nodes.feed(page)
+    clean = Nodes()
+    clean.feed(write_report(run_folder(tmp_path / "clean")).read_text())
+    assert nodes.tags == clean.tags
+    assert "script" not in nodes.tags
+    assert not [name for name, _ in nodes.attributes if name.startswith("on")]
+    sources = [value for name, value in nodes.attributes if name in ("src", "href")]
+    assert sources
+    assert [value for value in sources if not value.startswith("data:image/")] == []
+    assert "default-src 'none'" in page
+
+
+def test_report_shows_tokens_signals_and_changes(tmp_path):
+    page = write_report(run_folder(tmp_path / "run")).read_text()
+    for part in ("lambda 1.200", "Type I", "CHAIR_i", "12.5", "UE-DPO", "alpha 0.3"):
+        assert part in page
+
+
+def test_sweep_summary_means_over_seeds(tmp_path):
+    for n, (alpha, seed, h) in enumerate([(0.0, 0, 2), (0.0, 1, 4), (0.3, 0, 0), (0.3, 1, 0)]):
+        run_folder(tmp_path / str(n), alpha=alpha, seed=seed, hallucinated=h)
+    (tmp_path / "4").mkdir()  # a run that did not finish
+    runs = read_runs(tmp_path)
+    assert len(runs) == 4
+    table = summarise(runs, "weights.alpha", "weights.control", "shift")
+    assert table["none", 0.0]["chair_i"] == [25.0, 50.0]
+    text = markdown(table, "weights.alpha", "weights.control")
+    # t(1) = 12.706 times s / sqrt 2 = 12.5
+    assert "| none | 0.0 | 2 | 37.5 +- 158.8 |" in text
+    assert "| none | 0.3 | 2 | 0.0 +- 0.0 |" in text
