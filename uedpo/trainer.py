@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 from annotated_types import Ge
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 
 from uedpo.types import NonNegativeFloat, PositiveInt
 
@@ -53,4 +54,7 @@ def make_trainer(
         # the data module's batches know rank and world size
         use_distributed_sampler=False,
         enable_model_summary=False,
+        # Lightning adds its own bar and checkpoints where the config has none
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks or []),
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks or []),
     )

@@ -36,7 +36,8 @@ weights: {{_target_: x, alpha: {alpha}, tau: 0.4, k: 500, schedule: sigmoid, con
 def run_folder(path, text="A red cow.", name="n", alpha=0.3, seed=0, hallucinated=1):
     path.mkdir(parents=True)
     keys = ("captions", "mentions", "hallucinated_captions", "present", "found", "small_present",
-            "small_found", "attributes", "attributes_right", "positions", "positions_right", "words")  # fmt: skip
+            "small_found", "attributes", "attributes_right", "positions", "positions_right",
+            "words")  # fmt: skip
     rows = [dict.fromkeys(keys, 1) | {"mentions": 4, "hallucinated": h} for h in (0, hallucinated)]
     metrics = {"shift": ratio_metrics(rows)}
     (path / "metrics.json").write_text(json.dumps({"before": metrics, "after": metrics}))

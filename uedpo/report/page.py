@@ -71,7 +71,8 @@ def _summary(cfg: dict[str, Any]) -> str:
     )
     if "_target_" in weights:
         parts.append(
-            f"alpha {weights['alpha']}, tau {weights['tau']}, k {weights['k']} ({weights['schedule']} schedule)"
+            f"alpha {weights['alpha']}, tau {weights['tau']}, "
+            f"k {weights['k']} ({weights['schedule']} schedule)"
         )
     return "; ".join(parts) + "."
 
