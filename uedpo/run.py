@@ -10,13 +10,14 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -159,18 +160,33 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
-_hydra_main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(run)
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def _job(cfg: DictConfig) -> float | None:
+    try:
+        return run(cfg)
+    except ConfigError as error:
+        _stop(error)
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, (ValueError, ImportError)):
+            raise
+        _stop(error.__cause__)
+
+
+def _stop(error: BaseException) -> NoReturn:
+    print(error, file=sys.stderr)
+    sys.exit(2)
 
 
 def main() -> None:
     """Entry point: exit code 0 done, 2 bad configuration or input."""
-    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
-    try:
-        check_overrides(overrides)
-    except (ConfigError, HydraException) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    _hydra_main()
+    arguments = get_args_parser().parse_args()
+    own_config = arguments.config_path or arguments.config_dir or arguments.config_name
+    if not own_config:  # `run` validates those
+        try:
+            check_overrides(arguments.overrides)
+        except (ConfigError, HydraException) as error:
+            _stop(error)
+    _job()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from uedpo.evaluation.generate import chat_prompt
+from uedpo.model.chat import chat_prompt
 from uedpo.types import PairBatch, PreferencePair
 
 

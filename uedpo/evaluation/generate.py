@@ -8,14 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-
-def chat_prompt(processor: Any, text: str, with_image: bool = True) -> str:
-    """The processor's own chat template around one user turn, ready for an answer."""
-    content: list[dict[str, str]] = [{"type": "image"}] if with_image else []
-    content.append({"type": "text", "text": text})
-    return str(
-        processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    )
+from uedpo.model.chat import chat_prompt
 
 
 @torch.no_grad()

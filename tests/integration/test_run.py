@@ -1,0 +1,102 @@
+"""The program as a user calls it."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+TINY = [
+    "trainer.max_steps=3", "trainer.val_every_n_batches=1", "evaluation.num_shift=12",
+    "evaluation.num_train=6", "data.batch_size=2", "data.val.num_pairs=4", "threads=1",
+]  # fmt: skip
+
+
+def uedpo(*arguments, check=True):
+    done = subprocess.run(
+        [sys.executable, "-m", "uedpo.run", *arguments], capture_output=True, text=True, timeout=600
+    )
+    if check:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    done = uedpo(*TINY, f"hydra.run.dir={path}")
+    assert f"open {path / 'report.html'}" in done.stdout.splitlines()[-1]
+    return path
+
+
+def test_run_directory_is_complete(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for when in ("before", "after"):
+        assert set(metrics[when]) == {"shift", "train"}
+        assert metrics[when]["shift"]["words"]["denominator"] == 12
+        assert metrics[when]["shift"]["chair_i"]["low"] is not None
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    for name in ("train/loss", "val/loss", "weights/reweighted", "perf/pairs_per_second"):
+        assert any(row[name] for row in rows), name
+    assert (folder / "checkpoints/last.ckpt").is_file()
+    assert (folder / "checkpoints/best.ckpt").is_file()
+    traces = json.loads((folder / "traces.json").read_text())
+    token = traces[0]["chosen"]["before"][0]
+    assert {"text", "logp", "u", "delta", "weight", "type"} == set(token)
+    page = (folder / "report.html").read_text()
+    assert traces[0]["clear_image"] in page
+    assert traces[0]["corrupted_image"] in page
+
+
+def test_adapter_loads_without_this_package(folder):
+    code = f"""
+import json, sys
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+adapter = {str(folder / "adapter")!r}
+base = json.load(open(adapter + "/adapter_config.json"))["base_model_name_or_path"]
+model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), adapter)
+moved = [n for n, p in model.named_parameters() if "lora_B" in n and p.abs().sum() > 0]
+assert moved, "the adapter is empty"
+assert not [m for m in sys.modules if m.startswith("uedpo")]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)
+
+
+def test_saved_config_repeats_the_run(folder, tmp_path):
+    uedpo("--config-path", str(folder), "--config-name", "config", f"hydra.run.dir={tmp_path}")
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (folder, tmp_path))
+    assert first["after"] == second["after"]
+
+
+def test_sweep_ends_with_table_and_plot(tmp_path):
+    done = uedpo(
+        "+experiment=ablation_alpha", *TINY, "trainer.val_every_n_batches=0", "trainer.max_steps=1",
+        "seed=0,1", "weights.alpha=0,0.5", "weights.control=none", f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert (tmp_path / "summary.png").is_file()
+    table = (tmp_path / "summary.md").read_text()
+    assert "| none | 0 | 2 |" in table
+    assert "| none | 0.5 | 2 |" in table
+    assert table in done.stdout
+    assert len(list(tmp_path.glob("base_*.json"))) == 1
+
+
+def test_bad_configuration_exits_2_before_weights_load(tmp_path):
+    done = uedpo("weights.alpa=1", "optim.lr=-1", f"hydra.run.dir={tmp_path / 'x'}", check=False)
+    assert done.returncode == 2
+    assert "2 problems" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_bad_rows_exit_2_with_one_line(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"image": null, "prompt": "p", "chosen": "", "rejected": "r"}\n')
+    done = uedpo(
+        "data=jsonl", f"data.train.path={rows}", f"data.val.path={rows}", "evaluation=none",
+        f"hydra.run.dir={tmp_path / 'x'}", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"{rows}:1: chosen must be a text that is not empty"

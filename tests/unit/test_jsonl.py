@@ -1,0 +1,56 @@
+import json
+
+import pytest
+from PIL import Image
+
+from uedpo.data.jsonl import JsonlPairs
+
+GOOD = {"image": "a.png", "prompt": "What?", "chosen": "A cow.", "rejected": "A pig."}
+
+
+@pytest.fixture
+def write(tmp_path):
+    Image.new("RGBA", (8, 6), "red").save(tmp_path / "a.png")
+
+    def go(*rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), encoding="utf-8")
+        return str(path)
+
+    return go
+
+
+def test_rows_become_pairs(write):
+    pairs = JsonlPairs(write(GOOD, "", GOOD | {"image": None, "id": "x"}))
+    assert len(pairs) == 2
+    assert pairs[0].image.mode == "RGB"
+    assert pairs[0].image.size == (8, 6)
+    assert (pairs[1].id, pairs[1].image, pairs[1].chosen) == ("x", None, "A cow.")
+    assert len(JsonlPairs(write(GOOD, GOOD), num_pairs=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ("{not json", "rows.jsonl:2: not JSON"),
+        ("[1]", "rows.jsonl:2: must be an object"),
+        (GOOD | {"prompt": " "}, "rows.jsonl:2: prompt must be"),
+        (GOOD | {"chosen": 3}, "rows.jsonl:2: chosen must be"),
+        (GOOD | {"rejected": "A cow. "}, "are the same"),
+        (GOOD | {"image": "b.png"}, "'b.png' is not a file inside"),
+        (GOOD | {"image": "../a.png"}, "is not a file inside"),
+        (GOOD | {"image": "/etc/hostname"}, "is not a file inside"),
+        (GOOD | {"image": 5}, "image must be a path"),
+    ],
+)
+def test_bad_rows_name_file_and_line(write, row, part):
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: ") as caught:
+        JsonlPairs(write(GOOD, row))
+    assert part in str(caught.value)
+
+
+def test_missing_and_empty_files_are_errors(write, tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        JsonlPairs(str(tmp_path / "none.jsonl"))
+    with pytest.raises(ValueError, match="no rows"):
+        JsonlPairs(write(""))
