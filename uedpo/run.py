@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from uedpo.types import InputError
 from uedpo.validate import ConfigError, validate
 
 
@@ -56,6 +57,13 @@ def check_overrides(overrides: list[str]) -> None:
             line = override.input_line or ""
             fixed.append(prefix + line.lstrip("+") if prefix else line)
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        named = {override.key_or_group for override in parsed}
+        whole = compose("config", fixed, return_hydra_config=True)
+        for key, values in (whole.hydra.sweeper.params or {}).items():  # the experiment's own sweep
+            if key.lstrip("+") not in named:
+                choices = [f"{key}={value.strip()}" for value in str(values).split(",")]
+                swept.append((len(fixed), choices))
+                fixed.append(choices[0])
         validate(compose("config", fixed))
         for at, choices in swept:
             for choice in choices[1:]:
@@ -82,6 +90,7 @@ def run(cfg: DictConfig) -> float | None:
     processor = source.processor()
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     module = build_module(cfg, source)
+    data.collate([data.train[0]])  # what the processor makes is carried, or refused before weights load
     evaluation = instantiate(cfg.evaluation) if "_target_" in cfg.evaluation else None
     probe = instantiate(cfg.weights, seed=cfg.seed) if "_target_" in cfg.weights else None
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
@@ -98,7 +107,7 @@ def run(cfg: DictConfig) -> float | None:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
     if not trainer.is_global_zero:
         return None
-    module.policy.save_pretrained(folder / "adapter")
+    module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))
     after = evaluate(cfg, evaluation, module.policy, processor, "policy") if evaluation else None
     write_json(folder / "metrics.json", {"before": before, "after": after})
     from uedpo.report.page import write_report
@@ -166,8 +175,10 @@ def _job(cfg: DictConfig) -> float | None:
         return run(cfg)
     except ConfigError as error:
         _stop(error)
+    except InputError as error:
+        _stop(error)
     except InstantiationException as error:
-        if not isinstance(error.__cause__, (ValueError, ImportError)):
+        if not isinstance(error.__cause__, (ValueError, ImportError, OSError)):
             raise
         _stop(error.__cause__)
 
@@ -184,7 +195,7 @@ def main() -> None:
     if not own_config:  # `run` validates those
         try:
             check_overrides(arguments.overrides)
-        except (ConfigError, HydraException) as error:
+        except (ConfigError, HydraException, ValueError, AssertionError) as error:
             _stop(error)
     _job()
 

@@ -14,11 +14,17 @@ from annotated_types import Ge, Gt, Interval, Le
 from torch import Tensor
 
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
+Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
 Tau = Annotated[float, Gt(0.0), Le(0.5)]
 PositiveFloat = Annotated[float, Gt(0.0)]
 NonNegativeFloat = Annotated[float, Ge(0.0)]
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
+
+
+class InputError(ValueError):
+    """Data or a model that cannot be used; the message says what, where, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,7 @@ class TokenScores:
     def logits_of(self, tokens: Tensor) -> Tensor:
         """Raw logit of any one other token per position: [2B, T] -> fp32 [2B, T]."""
         weight, bias = self.head
-        # hidden is bf16 under autocast while the head's own parameters may be fp32
-        rows = torch.nn.functional.embedding(tokens, weight).to(self.hidden.dtype)
+        rows = torch.nn.functional.embedding(tokens, weight)
         value = (self.hidden.float() * rows.float()).sum(-1)
         return value if bias is None else value + bias[tokens].float()
 

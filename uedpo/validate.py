@@ -10,6 +10,7 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
@@ -17,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from uedpo.types import NonNegativeInt, PositiveInt
+from uedpo.types import PositiveInt, Seed
 
 GROUPS = ("model", "data", "loss", "weights", "optim", "trainer", "callbacks", "logger", "evaluation")
 TOP: dict[str, Any] = {
     "name": str,
-    "seed": NonNegativeInt,
+    "seed": Seed,
     "global_batch": int | None,
     "resume": str | None,
     "threads": PositiveInt | None,
@@ -38,6 +39,9 @@ SUPPLIED = {
     "pytorch_lightning.loggers.CSVLogger": {"save_dir"},
     "pytorch_lightning.loggers.WandbLogger": {"save_dir"},
 }
+
+
+NODES = ("lora", "train", "val")  # parameters that take an object, built from a node
 
 
 class ConfigError(Exception):
@@ -75,6 +79,9 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
 
 class _Broken:
     """A value that is missing or does not resolve; already reported."""
+
+    def __repr__(self) -> str:
+        return "(missing)"
 
 
 def _plain(node: DictConfig, path: str, into: dict[str, Any]) -> Iterator[str]:
@@ -129,9 +136,10 @@ def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
         if required and name not in given and name not in supplied:
             yield f"{path}.{name}: missing; set it with {path}.{name}=VALUE"
     for name, value in given.items():
-        if isinstance(value, Mapping):
-            if "_target_" in value:
-                yield from _node(f"{path}.{name}", value)
+        if isinstance(value, Mapping) and "_target_" in value:
+            yield from _node(f"{path}.{name}", value)
+        elif name not in hints and name in NODES and not isinstance(value, Mapping | _Broken | None):
+            yield f"{path}.{name}={value!r}: must be a node with a _target_, or null"
         elif name in parameters and name in hints and not isinstance(value, _Broken):
             yield from _value(f"{path}.{name}", value, hints[name])
 
@@ -204,6 +212,28 @@ def _cross(values: Mapping[str, Any]) -> Iterator[str]:
     k = at("weights", "k")
     if isinstance(k, int) and not 0 <= k <= 999:
         yield f"weights.k={k}: must be in [0, 999], the schedule's steps"
+    if probe and at("model", "lora", "dropout"):
+        yield (
+            f"model.lora.dropout={at('model', 'lora', 'dropout')}: must be 0 with weights=uncertainty, "
+            "or clear and corrupted image are scored under different masks"
+        )
+    resume = at("resume")
+    if isinstance(resume, str) and not Path(resume).is_file():
+        yield f"resume={resume!r}: no such file; give the path of a checkpoint"
+    every, steps, accumulate = (
+        at("trainer", n) for n in ("val_every_n_batches", "max_steps", "accumulate_grad_batches")
+    )
+    if all(isinstance(n, int) and n > 0 for n in (every, steps, accumulate)):
+        if every % accumulate:
+            yield (
+                f"trainer.val_every_n_batches={every}: must be a multiple of accumulate_grad_batches="
+                f"{accumulate}, or checkpoints fall between optimiser steps"
+            )
+        if every > steps * accumulate:
+            yield (
+                f"trainer.val_every_n_batches={every}: the run has {steps * accumulate} micro-batches, so it "
+                "would never validate; lower it, or 0 for no validation"
+            )
     factors = [
         at("data", "batch_size"),
         *(at("trainer", n) for n in ("accumulate_grad_batches", "devices", "num_nodes")),

@@ -106,3 +106,18 @@ def test_missing_group_and_broken_interpolation_are_named():
         validate(cfg)
     assert "loss: missing" in str(caught.value)
     assert "weights.alpha: does not resolve" in str(caught.value)
+
+
+def test_sweep_of_an_experiment_is_validated_with_the_command_line():
+    assert "weights.alpha: unknown key" in problems("+experiment=controls", "weights.alpha=0.5")
+
+
+def test_missing_checkpoint_and_masks_are_refused(tmp_path):
+    assert "no such file" in problems("resume=/nope.ckpt")
+    assert "must be 0 with weights=uncertainty" in problems("model.lora.dropout=0.1")
+    assert "multiple of" in problems("trainer.accumulate_grad_batches=3")
+    assert "never validate" in problems("trainer.max_steps=3")
+    assert "seed=" in problems("seed=99999999999")
+    assert "model.lora=5: must be a node" in problems("model.lora=5")
+    assert "optim.beta1=1" in problems("optim.beta1=1")
+    assert "loss.beta" in problems("loss.beta={a:1}")

@@ -54,3 +54,21 @@ def test_missing_and_empty_files_are_errors(write, tmp_path):
         JsonlPairs(str(tmp_path / "none.jsonl"))
     with pytest.raises(ValueError, match="no rows"):
         JsonlPairs(write(""))
+
+
+def test_text_may_hold_unicode_line_separators(write):
+    assert (
+        JsonlPairs(write(json.dumps(GOOD | {"chosen": "A\u2028cow."}, ensure_ascii=False)))[0].chosen
+        == "A\u2028cow."
+    )
+
+
+def test_rows_without_image_key_or_picture_are_refused(write, tmp_path):
+    (tmp_path / "t.png").write_text("no picture")
+    for row in (
+        {k: v for k, v in GOOD.items() if k != "image"},
+        GOOD | {"image": "t.png"},
+        GOOD | {"image": "a\0b"},
+    ):
+        with pytest.raises(ValueError, match=r"rows\.jsonl:1: "):
+            JsonlPairs(write(row))

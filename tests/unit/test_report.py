@@ -85,3 +85,11 @@ def test_sweep_summary_means_over_seeds(tmp_path):
     # t(1) = 12.706 times s / sqrt 2 = 12.5
     assert "| none | 0.0 | 2 | 37.5 +- 158.8 |" in text
     assert "| none | 0.3 | 2 | 0.0 +- 0.0 |" in text
+
+
+def test_summary_refuses_runs_that_are_not_seeds_of_one_setting(tmp_path):
+    run_folder(tmp_path / "0")
+    other = run_folder(tmp_path / "1", seed=1)
+    (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("lr: 0.1", "lr: 0.2"))
+    with pytest.raises(ValueError, match=r"optim\.lr"):
+        summarise(read_runs(tmp_path), "weights.alpha", None, "shift")

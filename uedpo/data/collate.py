@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from uedpo.model.chat import chat_prompt
-from uedpo.types import PairBatch, PreferencePair
+from uedpo.types import InputError, PairBatch, PreferencePair
 
 
 class PairCollator:
@@ -72,7 +72,7 @@ class PairCollator:
         made = self.processor(images=[pair.image], text=[text], return_tensors="pt")
         extra = set(made) - {"input_ids", "attention_mask", "pixel_values"}
         if extra:
-            raise ValueError(f"the processor makes {sorted(extra)}, which this collator does not carry yet")
+            raise InputError(f"the processor makes {sorted(extra)}, which this collator does not carry yet")
         return made["input_ids"][0].tolist(), made["pixel_values"][0]
 
     def _response(self, text: str) -> list[int]:

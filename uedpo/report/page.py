@@ -9,6 +9,7 @@ import base64
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def write_report(folder: Path) -> Path:
         traces=[{"clear_image": "", "corrupted_image": "", **trace} for trace in traces],
         tokens=_tokens,
         curves=_curves(folder / "metrics.csv"),
-        folder=folder.name,
-        config=(folder / "config.yaml").read_text(),
+        folder=shlex.quote(str(folder.resolve())),
+        config=(folder / "config.yaml").read_text(encoding="utf-8"),
     )
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")

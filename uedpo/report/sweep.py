@@ -69,17 +69,39 @@ def _value(cfg: dict[str, Any], key: str | None) -> Any:
 def summarise(
     runs: list[tuple[dict[str, Any], dict[str, Any]]], parameter: str, by: str | None, split: str
 ) -> dict[tuple[Any, Any], dict[str, list[float]]]:
-    """(by, parameter) -> metric -> values over seeds, in per cent; ("base", "") holds the base model."""
+    """(by, parameter) -> metric -> values over seeds, in per cent; ("base model", "") is untrained.
+
+    Raises:
+        ValueError: runs that differ in more than seed, `parameter` and `by`.
+    """
+    varied = {"seed", parameter, *([by] if by else [])}
+    if parameter == "method":
+        varied |= {"weights", "loss"}
+    fixed = [{k: v for k, v in _flat(cfg).items() if not _under(k, varied)} for cfg, _ in runs]
+    differ = sorted({k for f in fixed for k in f.keys() | fixed[0].keys() if f.get(k) != fixed[0].get(k)})
+    if differ:
+        raise ValueError(f"runs differ in {', '.join(differ)} too: they are not seeds of one setting")
     table: dict[tuple[Any, Any], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     base = runs[0][1]["before"][split]
     for name in HEADLINES:
-        table["base model", ""][name] = [100 * base[name]["value"]]
+        value = base[name]["value"]
+        table["base model", ""][name] = [] if value is None else [100 * value]
     for cfg, metrics in runs:
         for name in HEADLINES:
             value = metrics["after"][split][name]["value"]
             if value is not None:
                 table[_value(cfg, by), _value(cfg, parameter)][name].append(100 * value)
     return table
+
+
+def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {path: node}
+    return {k: v for key, value in node.items() for k, v in _flat(value, f"{path}.{key}".lstrip(".")).items()}
+
+
+def _under(key: str, roots: set[str]) -> bool:
+    return any(key == root or key.startswith(root + ".") for root in roots)
 
 
 def markdown(table: dict[tuple[Any, Any], dict[str, list[float]]], parameter: str, by: str | None) -> str:
@@ -89,6 +111,9 @@ def markdown(table: dict[tuple[Any, Any], dict[str, list[float]]], parameter: st
     for (group, value), metrics in table.items():
         cells = [str(group), str(value), str(len(metrics[HEADLINES[0]]))]
         for name in HEADLINES:
+            if not metrics[name]:
+                cells.append("none")
+                continue
             mean, half = mean_interval(metrics[name])
             cells.append(f"{mean:.1f}" if half != half else f"{mean:.1f} +- {half:.1f}")
         lines.append("| " + " | ".join(cells) + " |")
@@ -108,7 +133,8 @@ def plot(table: dict[tuple[Any, Any], dict[str, list[float]]], path: Path, param
     figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.6), layout="constrained")
     groups = list(dict.fromkeys(group for group, _ in settings))
     for axis, name in zip(axes, shown, strict=True):
-        axis.axhline(table["base model", ""][name][0], color="0.6", lw=1, label="base model")
+        for base in table["base model", ""][name]:
+            axis.axhline(base, color="0.6", lw=1, label="base model")
         for n, group in enumerate(groups):
             points = [(xs.index(x), *mean_interval(m[name])) for (g, x), m in settings.items() if g == group]
             at, mean, half = zip(*points, strict=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from uedpo.types import PairBatch, TokenScores
 
@@ -32,7 +33,9 @@ def score(model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> T
     index = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
     hidden = hidden.gather(1, index)
     head = base.get_output_embeddings()
-    flat = head(hidden[batch.mask]).float()  # [N, V]
+    bias = getattr(head, "bias", None)
+    with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits would tie where fp32 ones do not
+        flat = linear(hidden[batch.mask].float(), head.weight.float(), None if bias is None else bias.float())
     tokens = batch.tokens[batch.mask]
     chosen = flat.gather(-1, tokens[:, None]).squeeze(-1)
     logps = chosen - flat.logsumexp(-1)
@@ -41,7 +44,6 @@ def score(model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> T
     argmax = (detached == best).to(torch.int8).argmax(-1)  # lowest id on ties
     log_probabilities = detached.log_softmax(-1)
     entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
-    bias = getattr(head, "bias", None)
     return TokenScores(
         logps=_spread(logps, batch.mask),
         target_logits=_spread(chosen.detach(), batch.mask),
