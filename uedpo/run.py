@@ -105,6 +105,8 @@ def run(cfg: DictConfig) -> float | None:
     trainer.fit(module, data, ckpt_path=cfg.resume, weights_only=True)
     if trainer.global_step != cfg.trainer.max_steps:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
+    if trainer.checkpoint_callback:
+        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     if not trainer.is_global_zero:
         return None
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))

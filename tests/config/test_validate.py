@@ -86,7 +86,7 @@ def test_all_problems_come_in_one_message():
         ("model.lora.rank=4", "model.lora.rank: unknown key"),
         ("global_batch=7", "global_batch=7"),
         ("evaluation.num_shift=-1", "evaluation.num_shift=-1"),
-        ("callbacks.checkpoint.monitr=x", "did you mean callbacks.checkpoint.monitor?"),
+        ("callbacks.best.monitr=x", "did you mean callbacks.best.monitor?"),
         ("weights=uniform", "loss=ue_dpo needs token weights"),
         ("loss=dpo", "loss=dpo takes no token weights"),
         ("weights.alpha=0,0.3,2", "weights.alpha=2"),
