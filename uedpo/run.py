@@ -102,6 +102,7 @@ def run(cfg: DictConfig) -> float | None:
         default_root_dir=str(folder),
     )
     before = base_evaluation(cfg, evaluation, source, processor, sweep) if evaluation else None
+    pl.seed_everything(cfg.seed, verbose=False)  # a run must not depend on whether it evaluated the base
     trainer.fit(module, data, ckpt_path=cfg.resume, weights_only=True)
     if trainer.global_step != cfg.trainer.max_steps:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
