@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +11,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from uedpo.loss import dpo_loss
+from uedpo.loss import ON_REQUEST, dpo_loss
 from uedpo.model.hf import HFModel
-from uedpo.scoring.logps import score
-from uedpo.types import LossOutput, PairBatch, TokenScores
+from uedpo.scoring import Scorer
+from uedpo.types import InputError, LossOutput, PairBatch, TokenScores
+from uedpo.weights.corruption import Corruption
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], LossOutput]
+Loss = Callable[..., LossOutput]
 # (batch, clear scores) -> detached weights [2B, T]
 Weigher = Callable[[PairBatch, TokenScores], Tensor]
 
@@ -25,14 +27,30 @@ class PreferenceModule(pl.LightningModule):
 
     Args:
         source: where policy and reference come from; loaded in `configure_model`.
-        loss: (policy_logps, reference_logps, mask, weights) -> LossOutput.
+        loss: (policy_logps, reference_logps, mask, weights, **what it asks for) -> LossOutput; see
+            `uedpo.loss`.
         optim: (parameters, max_steps) -> (optimizer, scheduler).
         val_beta: beta of the unweighted DPO loss on validation pairs, so that curves compare.
+        corruption: makes the corrupted images of losses that ask for them.
+        scorer: how responses are scored; prefix-shared by default.
     """
 
-    def __init__(self, source: HFModel, loss: Loss, optim: Callable[..., Any], val_beta: float = 0.1) -> None:
+    def __init__(
+        self,
+        source: HFModel,
+        loss: Loss,
+        optim: Callable[..., Any],
+        val_beta: float = 0.1,
+        corruption: Corruption | None = None,
+        scorer: Scorer | None = None,
+    ) -> None:
         super().__init__()
         self.source, self.loss, self.optim, self.val_beta = source, loss, optim, val_beta
+        self.corruption = corruption
+        self.scorer = Scorer() if scorer is None else scorer
+        self.asked = [name for name in inspect.signature(loss).parameters if name in ON_REQUEST]
+        if corruption is None and any(name != "similarity" for name in self.asked):
+            raise ValueError(f"the loss needs {', '.join(self.asked)}: give a corruption")
         self.policy: Any = None
         self.reference: Any = None
         self.weigher: Weigher | None = None
@@ -41,6 +59,19 @@ class PreferenceModule(pl.LightningModule):
     def configure_model(self) -> None:
         if self.policy is None:
             self.policy, self.reference = self.source.load()
+            for model in (self.policy, self.reference):
+                if model is not None:
+                    self.scorer.attach(model)
+
+    def set_weigher(self, weigher: Weigher | None) -> None:
+        """Let a callback weigh tokens; None takes it away.
+
+        Raises:
+            ValueError: another callback does so already.
+        """
+        if weigher is not None and self.weigher is not None:
+            raise ValueError("two callbacks want to weigh tokens; keep one")
+        self.weigher = weigher
 
     @contextmanager
     def reference_model(self) -> Iterator[Any]:
@@ -53,18 +84,41 @@ class PreferenceModule(pl.LightningModule):
 
     def score(self, batch: PairBatch, pixel_values: Tensor | None = None) -> TokenScores:
         """Scores of the policy as it is now, of the given images if any."""
-        return score(self.policy, batch, pixel_values)
+        return self.scorer.score(self.policy, batch, pixel_values)
 
     @torch.no_grad()
-    def score_reference(self, batch: PairBatch) -> TokenScores:
+    def score_reference(self, batch: PairBatch, pixel_values: Tensor | None = None) -> TokenScores:
+        """Scores of the frozen reference, of the given images if any."""
         with self.reference_model() as reference:
-            return score(reference, batch)
+            return self.scorer.score(reference, batch, pixel_values)
+
+    def requested(self, batch: PairBatch, policy: TokenScores, reference: TokenScores) -> dict[str, Tensor]:
+        """What the loss asks for beside log-probabilities, see `uedpo.loss`."""
+        found: dict[str, Tensor] = {}
+        if "similarity" in self.asked:
+            if batch.similarity is None:
+                raise InputError(f"rows {batch.ids[0]}, ...: have no similarity; this loss needs it")
+            found["similarity"] = batch.similarity
+        pixels = None  # one tensor, so that policy and reference share its features
+        if batch.pixel_values is not None and set(self.asked) - {"similarity"}:
+            assert self.corruption is not None
+            pixels = self.corruption(batch.pixel_values, batch.ids, self.global_step, batch.pixel_lengths)
+        sides = {"policy": (self.score, policy), "reference": (self.score_reference, reference)}
+        for side, (scorer, clear) in sides.items():
+            logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"
+            if logps not in self.asked and sensitivity not in self.asked:
+                continue
+            corrupted = clear if pixels is None else scorer(batch, pixels)
+            found[logps] = corrupted.logps
+            found[sensitivity] = clear.target_logits - corrupted.target_logits
+        return {name: found[name] for name in self.asked}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         policy = self.score(batch)
         reference = self.score_reference(batch)
         weights = self.weigher(batch, policy) if self.weigher is not None else None
-        out = self.loss(policy.logps, reference.logps, batch.mask, weights)
+        more = self.requested(batch, policy, reference)
+        out = self.loss(policy.logps, reference.logps, batch.mask, weights, **more)
         logged = {f"train/{name}": value for name, value in out.metrics.items()}
         shown = {
             "train/loss": out.loss.detach(),
@@ -76,7 +130,8 @@ class PreferenceModule(pl.LightningModule):
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         policy, reference = self.score(batch), self.score_reference(batch)
-        out = dpo_loss(policy.logps, reference.logps, batch.mask, beta=self.val_beta)
+        rows = slice(2 * len(batch.ids))  # without further negatives
+        out = dpo_loss(policy.logps[rows], reference.logps[rows], batch.mask[rows], beta=self.val_beta)
         self.log("val/loss", out.loss, batch_size=len(batch.ids), sync_dist=True)
         for name, value in out.metrics.items():
             self.log(f"val/{name}", value, batch_size=len(batch.ids), sync_dist=True)

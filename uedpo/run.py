@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import json
 import logging
 import os
@@ -13,95 +13,87 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from uedpo.overrides import check_overrides, conf_folder
+from uedpo.results import (
+    append_row,
+    base_config,
+    code_version,
+    key_of,
+    make_row,
+    read_rows,
+    trial_config,
+)
 from uedpo.types import InputError
 from uedpo.validate import ConfigError, validate
-
-
-def conf_folder() -> Path:
-    """conf/ of the checkout, or the copy inside an installed package."""
-    package = Path(__file__).parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def check_overrides(overrides: list[str]) -> None:
-    """Validate what the command line asks for, each value of a sweep too, before Hydra's own checks.
-
-    Hydra stops at the first unknown key; here keys are added by force, so that `validate` names
-    all of them with the nearest one.
-
-    Raises:
-        ConfigError: naming all problems.
-    """
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    fixed: list[str] = []
-    swept: list[tuple[int, list[str]]] = []
-    for override in parsed:
-        key = override.get_key_element()
-        is_group = (conf_folder() / override.key_or_group).is_dir() or key.startswith("hydra")
-        prefix = "" if is_group or override.is_delete() else "++"
-        if override.is_sweep_override():
-            choices = [f"{prefix}{key}={value}" for value in override.sweep_string_iterator()]
-            swept.append((len(fixed), choices))
-            fixed.append(choices[0])
-        else:
-            line = override.input_line or ""
-            fixed.append(prefix + line.lstrip("+") if prefix else line)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        named = {override.key_or_group for override in parsed}
-        whole = compose("config", fixed, return_hydra_config=True)
-        for key, values in (whole.hydra.sweeper.params or {}).items():  # the experiment's own sweep
-            if key.lstrip("+") not in named:
-                choices = [f"{key}={value.strip()}" for value in str(values).split(",")]
-                swept.append((len(fixed), choices))
-                fixed.append(choices[0])
-        validate(compose("config", fixed))
-        for at, choices in swept:
-            for choice in choices[1:]:
-                validate(compose("config", [*fixed[:at], choice, *fixed[at + 1 :]]))
 
 
 def run(cfg: DictConfig) -> float | None:
     """One experiment; returns CHAIR_i of the trained policy on shifted scenes, for sweepers."""
     validate(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    after = stored_metrics(cfg, folder) or train(cfg, folder)
+    return after["shift"]["chair_i"]["value"] if after and "shift" in after else None
+
+
+def stored_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """Metrics of this trial from the results file, also written to `folder`; None where it has none.
+
+    Raises:
+        InputError: a broken line, or a run without an evaluation, which has nothing to store.
+    """
+    if not cfg.get("results"):
+        return None
+    if "_target_" not in cfg.evaluation:
+        raise InputError(f"results={cfg.results}: evaluation=none measures nothing to store; choose another")
+    rows = read_rows(Path(cfg.results))
+    row, base = rows.get(key_of(trial_config(cfg))), rows.get(key_of(base_config(cfg)))
+    if row is None:
+        return None
+    after: dict[str, Any] = row["metrics"]
+    write_json(folder / "metrics.json", {"before": base["metrics"] if base else None, "after": after})
+    print(f"skipped: {cfg.results} has this trial (key {row['key']}, commit {row['commit']})")
+    return after
+
+
+def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """Evaluate the base model, fit, evaluate, store, report; returns the metrics after training."""
     import pytorch_lightning as pl
 
     _quiet()
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    sweep = Path(HydraConfig.get().sweep.dir) if HydraConfig.get().mode == RunMode.MULTIRUN else folder
     begin = time.perf_counter()
+    code_version()  # now: files may change while this runs
     if cfg.threads:
         import torch
 
         torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed, verbose=False)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
     source = instantiate(cfg.model)
     processor = source.processor()
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
-    module = build_module(cfg, source)
+    corruption = instantiate(cfg.corruption, seed=cfg.seed)
+    module = build_module(cfg, source, corruption)
+    module.scorer.check(source.config(), source.attn_implementation)
     data.collate([data.train[0]])  # what the processor makes is carried, or refused before weights load
     evaluation = instantiate(cfg.evaluation) if "_target_" in cfg.evaluation else None
-    probe = instantiate(cfg.weights, seed=cfg.seed) if "_target_" in cfg.weights else None
+    weigher = build_weigher(cfg, corruption)
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
     loggers = [instantiate(c, save_dir=str(folder)) for c in cfg.logger.values() if c is not None]
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[*([probe] if probe else []), *callbacks],
+        callbacks=[*([weigher] if weigher else []), *callbacks],
         logger=loggers,
         default_root_dir=str(folder),
     )
-    before = base_evaluation(cfg, evaluation, source, processor, sweep) if evaluation else None
+    before = base_evaluation(cfg, evaluation, source, processor, folder) if evaluation else None
     pl.seed_everything(cfg.seed, verbose=False)  # a run must not depend on whether it evaluated the base
     trainer.fit(module, data, ckpt_path=cfg.resume, weights_only=True)
     if trainer.global_step != cfg.trainer.max_steps:
@@ -112,44 +104,69 @@ def run(cfg: DictConfig) -> float | None:
         return None
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))
     after = evaluate(cfg, evaluation, module.policy, processor, "policy") if evaluation else None
-    write_json(folder / "metrics.json", {"before": before, "after": after})
+    write_json(folder / "metrics.json", {"before": before, "after": after.metrics if after else None})
+    if cfg.get("results"):
+        append_row(Path(cfg.results), make_row(trial_config(cfg), *after, time.perf_counter() - begin))
     from uedpo.report.page import write_report
     from uedpo.report.trace import trace_pairs
 
     shown = [data.val[i] for i in range(min(4, len(data.val)))]
-    write_json(folder / "traces.json", trace_pairs(module, processor, shown, probe))
+    write_json(folder / "traces.json", trace_pairs(module, processor, shown, weigher))
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
-    return after["shift"]["chair_i"]["value"] if after and "shift" in after else None
+    return after.metrics if after else None
 
 
-def build_module(cfg: DictConfig, source: Any) -> Any:
+def build_module(cfg: DictConfig, source: Any, corruption: Any) -> Any:
+    """The Lightning module of a config."""
     from uedpo.module import PreferenceModule
+    from uedpo.scoring import Scorer
 
-    return PreferenceModule(source, instantiate(cfg.loss), instantiate(cfg.optim), val_beta=cfg.loss.beta)
+    return PreferenceModule(
+        source,
+        instantiate(cfg.loss),
+        instantiate(cfg.optim),
+        val_beta=cfg.loss.beta,
+        corruption=corruption,
+        scorer=Scorer(cfg.scoring),
+    )
 
 
-def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name: str) -> dict[str, Any]:
+def build_weigher(cfg: DictConfig, corruption: Any) -> Any:
+    """The callback that weighs tokens, given what of seed and corruption it takes; None for none."""
+    if "_target_" not in cfg.weights:
+        return None
+    taken = inspect.signature(get_object(cfg.weights._target_)).parameters
+    offered = {"seed": cfg.seed, "corruption": corruption}
+    return instantiate(cfg.weights, **{k: v for k, v in offered.items() if k in taken})
+
+
+def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name: str) -> Any:
     """Run an evaluation behind a progress bar (none where the config turns bars off)."""
     from rich.progress import Progress
 
     with Progress(disable=not cfg.callbacks.get("progress")) as bars:
         task = bars.add_task(f"evaluating the {name}", total=evaluation.num_scenes)
-        result: dict[str, Any] = evaluation.run(model, processor, lambda n: bars.advance(task, n))
-        return result
+        return evaluation.run(model, processor, lambda n: bars.advance(task, n))
 
 
 def base_evaluation(
-    cfg: DictConfig, evaluation: Any, source: Any, processor: Any, sweep: Path
+    cfg: DictConfig, evaluation: Any, source: Any, processor: Any, folder: Path
 ) -> dict[str, Any]:
     """Metrics of the untrained model; the runs of a sweep share one file of them."""
-    model = {k: v for k, v in OmegaConf.to_container(cfg.model, resolve=True).items() if k != "lora"}
-    key = json.dumps([model, OmegaConf.to_container(cfg.evaluation, resolve=True)], sort_keys=True)
-    file = sweep / f"base_{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
+    config = base_config(cfg)
+    stored = read_rows(Path(cfg.results)).get(key_of(config)) if cfg.get("results") else None
+    if stored is not None:
+        return dict(stored["metrics"])
+    sweep = Path(HydraConfig.get().sweep.dir) if HydraConfig.get().mode == RunMode.MULTIRUN else folder
+    file = sweep / f"base_{key_of(config)}.json"
     if not file.is_file():
-        write_json(file, evaluate(cfg, evaluation, source.base(), processor, "base model"))
-    metrics: dict[str, Any] = json.loads(file.read_text())
-    return metrics
+        begin = time.perf_counter()
+        before = evaluate(cfg, evaluation, source.base(), processor, "base model")
+        write_json(file, before.metrics)
+        if cfg.get("results"):
+            append_row(Path(cfg.results), make_row(config, *before, time.perf_counter() - begin))
+    return dict(json.loads(file.read_text()))
 
 
 def write_json(path: Path, value: Any) -> None:

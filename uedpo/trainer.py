@@ -41,6 +41,7 @@ def make_trainer(
         strategy=strategy,
         precision=precision,
         max_steps=max_steps,
+        max_epochs=1,
         accumulate_grad_batches=accumulate_grad_batches,
         gradient_clip_val=gradient_clip_val or None,
         val_check_interval=val_every_n_batches or 1.0,

@@ -1,6 +1,7 @@
 """Shared types and number ranges.
 
-Axes: B pairs, 2B responses (chosen rows first), T response tokens, V vocabulary, H hidden size.
+Axes: B pairs, 2B responses (chosen rows first; K B where pairs bring further negatives), T response
+tokens, V vocabulary, H hidden size.
 """
 
 from __future__ import annotations
@@ -29,13 +30,22 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """One row: `image` is a PIL image or None (text-only)."""
+    """One row.
+
+    Attributes:
+        image: PIL image, or None (text-only).
+        negatives: further rejected responses, the same number in every row (NaPO: an answer to the
+            question alone, and one to the image alone).
+        similarity: offline image-text scores of chosen and rejected (DA-DPO), or None.
+    """
 
     id: str
     image: Any
     prompt: str
     chosen: str
     rejected: str
+    negatives: tuple[str, ...] = ()
+    similarity: tuple[float, float] | None = None
 
 
 @dataclass
@@ -51,6 +61,13 @@ class PairBatch:
         tokens: response tokens [2B, T], right-padded; the end-of-sequence token is included.
         mask: bool [2B, T], True on response tokens.
         positions: [2B, T], index in the sequence whose logits predict `tokens`.
+        similarity: [2B], see `PreferencePair`; None where the rows have none.
+        image_inputs: what else the processor says of each image (image_grid_thw [B, 3] or
+            image_sizes [B, 2]), 0 where there is none.
+        pixel_lengths: how much of the first axis of `pixel_values[i]` is image, the rest is padding;
+            None where all images have one shape.
+
+    With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
 
     ids: list[str]
@@ -60,6 +77,14 @@ class PairBatch:
     tokens: Tensor
     mask: Tensor
     positions: Tensor
+    image_inputs: dict[str, Tensor] = field(default_factory=dict)
+    pixel_lengths: list[int] | None = None
+    similarity: Tensor | None = None
+
+    @property
+    def num_responses(self) -> int:
+        """K, responses per pair."""
+        return len(self.tokens) // len(self.ids)
 
     def to(self, device: torch.device | str) -> PairBatch:
         return PairBatch(
@@ -70,6 +95,9 @@ class PairBatch:
             self.tokens.to(device),
             self.mask.to(device),
             self.positions.to(device),
+            {k: v.to(device) for k, v in self.image_inputs.items()},
+            self.pixel_lengths,
+            None if self.similarity is None else self.similarity.to(device),
         )
 
 
@@ -78,8 +106,8 @@ class TokenScores:
     """What a forward pass says of the response tokens; never holds [2B, T, V].
 
     Attributes:
-        logps: log-probability of each token in nats, fp32 [2B, T], 0 where masked.
-        target_logits: raw logit of each token, fp32, detached [2B, T].
+        logps: log-probability of each token in nats, fp32 [2B, T], 0 where masked; differentiable.
+        target_logits: raw logit of each token, fp32 [2B, T], 0 where masked; differentiable.
         argmax: the likeliest token at each position, lowest id on ties [2B, T].
         entropy: entropy of the next-token distribution in nats, detached [2B, T].
         hidden: last hidden states at these positions, detached [2B, T, H].
@@ -97,8 +125,9 @@ class TokenScores:
         """Raw logit of any one other token per position: [2B, T] -> fp32 [2B, T]."""
         weight, bias = self.head
         rows = torch.nn.functional.embedding(tokens, weight)
-        value = (self.hidden.float() * rows.float()).sum(-1)
-        return value if bias is None else value + bias[tokens].float()
+        dtype = self.target_logits.dtype
+        value = (self.hidden.to(dtype) * rows.to(dtype)).sum(-1)
+        return value if bias is None else value + bias[tokens].to(dtype)
 
 
 @dataclass

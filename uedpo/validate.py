@@ -10,7 +10,6 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
@@ -18,26 +17,41 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from uedpo.loss import ON_REQUEST
+from uedpo.rules import cross_rules
 from uedpo.types import PositiveInt, Seed
 
-GROUPS = ("model", "data", "loss", "weights", "optim", "trainer", "callbacks", "logger", "evaluation")
+GROUPS = (
+    "model",
+    "data",
+    "loss",
+    "weights",
+    "corruption",
+    "optim",
+    "trainer",
+    "callbacks",
+    "logger",
+    "evaluation",
+)
 TOP: dict[str, Any] = {
     "name": str,
+    "method": str | None,
     "seed": Seed,
     "global_batch": int | None,
     "resume": str | None,
     "threads": PositiveInt | None,
+    "scoring": Literal["prefix_shared", "plain"],
+    "results": str | None,
 }
-# parameters that `run.build` supplies
+# parameters that `run` supplies, where a target of the group has them
 SUPPLIED = {
-    "uedpo.data.datamodule.PairDataModule": {"processor", "seed"},
-    "uedpo.trainer.make_trainer": {"callbacks", "logger", "default_root_dir"},
-    "uedpo.weights.probe.UncertaintyProbe": {"seed"},
-    "uedpo.optim.adamw_cosine": {"params", "max_steps"},
-    "uedpo.loss.dpo.dpo_loss": {"policy_logps", "reference_logps", "mask", "weights"},
-    "uedpo.loss.ue_dpo.ue_dpo_loss": {"policy_logps", "reference_logps", "mask", "weights"},
-    "pytorch_lightning.loggers.CSVLogger": {"save_dir"},
-    "pytorch_lightning.loggers.WandbLogger": {"save_dir"},
+    "data": {"processor", "seed"},
+    "trainer": {"callbacks", "logger", "default_root_dir"},
+    "weights": {"seed", "corruption"},
+    "corruption": {"seed"},
+    "optim": {"params", "max_steps"},
+    "loss": {"policy_logps", "reference_logps", "mask", "weights", *ON_REQUEST},
+    "logger.": {"save_dir"},
 }
 
 
@@ -74,7 +88,7 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
             yield from _node(group, values[group])
         elif not isinstance(values[group], _Broken):
             yield f"{group}={values[group]!r}: must be the name of a file of conf/{group}/"
-    yield from _cross(values)
+    yield from cross_rules(values, lambda target: _schema(target)[0])
 
 
 class _Broken:
@@ -125,7 +139,7 @@ def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path}._target_={target!r}: cannot be imported ({str(error).splitlines()[0]})"
         return
     given = {k: v for k, v in node.items() if k not in ("_target_", "_partial_", "_recursive_", "_convert_")}
-    supplied = SUPPLIED.get(str(target), set())
+    supplied = SUPPLIED.get("logger." if path.startswith("logger.") else path, set())
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         yield from _unknown(f"{path}.", list(given), [n for n in parameters if n not in supplied])
     for name, parameter in parameters.items():
@@ -194,56 +208,3 @@ def _unknown(path: str, given: list[str], allowed: list[str]) -> Iterator[str]:
             close = difflib.get_close_matches(key, allowed, 1, cutoff=0.5)
             hint = f"did you mean {path}{close[0]}?" if close else f"allowed: {', '.join(allowed)}"
             yield f"{path}{key}: unknown key; {hint}"
-
-
-def _cross(values: Mapping[str, Any]) -> Iterator[str]:
-    def at(*keys: str) -> Any:
-        node: Any = values
-        for key in keys:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        return node
-
-    probe = at("weights", "_target_") is not None
-    loss = str(at("loss", "_target_"))
-    if loss.endswith("ue_dpo_loss") and not probe:
-        yield "loss=ue_dpo needs token weights: add weights=uncertainty, or use loss=dpo"
-    if loss.endswith(".dpo_loss") and probe:
-        yield "loss=dpo takes no token weights: add weights=uniform, or use loss=ue_dpo"
-    k = at("weights", "k")
-    if isinstance(k, int) and not 0 <= k <= 999:
-        yield f"weights.k={k}: must be in [0, 999], the schedule's steps"
-    if probe and at("model", "lora", "dropout"):
-        yield (
-            f"model.lora.dropout={at('model', 'lora', 'dropout')}: must be 0 with weights=uncertainty, "
-            "or clear and corrupted image are scored under different masks"
-        )
-    resume = at("resume")
-    if isinstance(resume, str) and not Path(resume).is_file():
-        yield f"resume={resume!r}: no such file; give the path of a checkpoint"
-    every, steps, accumulate = (
-        at("trainer", n) for n in ("val_every_n_batches", "max_steps", "accumulate_grad_batches")
-    )
-    if all(isinstance(n, int) and n > 0 for n in (every, steps, accumulate)):
-        if every % accumulate:
-            yield (
-                f"trainer.val_every_n_batches={every}: must be a multiple of accumulate_grad_batches="
-                f"{accumulate}, or checkpoints fall between optimiser steps"
-            )
-        if every > steps * accumulate:
-            yield (
-                f"trainer.val_every_n_batches={every}: the run has {steps * accumulate} micro-batches, so it "
-                "would never validate; lower it, or 0 for no validation"
-            )
-    factors = [
-        at("data", "batch_size"),
-        *(at("trainer", n) for n in ("accumulate_grad_batches", "devices", "num_nodes")),
-    ]
-    numbers = [1 if f is None else f for f in factors]
-    want = at("global_batch")
-    if isinstance(want, int) and all(isinstance(n, int) for n in numbers):
-        product = functools.reduce(lambda a, b: a * b, numbers)
-        if product != want:
-            yield (
-                f"global_batch={want}: data.batch_size x trainer.accumulate_grad_batches x devices x nodes "
-                f"is {' x '.join(map(str, numbers))} = {product}; change one of them"
-            )

@@ -18,7 +18,8 @@ from uedpo.data.microworld import MicroWorldPairs
 from uedpo.microworld.scene import make_scene
 from uedpo.microworld.truth import TOKEN_CLASSES, judge, read, token_classes
 from uedpo.model.hf import HFModel
-from uedpo.scoring.logps import score
+from uedpo.scoring.plain import score
+from uedpo.weights.corruption import Diffusion
 from uedpo.weights.probe import UncertaintyProbe
 
 COLUMNS = (
@@ -33,7 +34,7 @@ def collect(schedule: str, num_pairs: int) -> list[dict[str, Any]]:
     source = HFModel("uedpo:micro_llava")
     model, processor = source.base(), source.processor()
     pairs = MicroWorldPairs("train", num_pairs)
-    probe = UncertaintyProbe(alpha=0.3, schedule=schedule)  # type: ignore[arg-type]
+    probe = UncertaintyProbe(alpha=0.3, corruption=Diffusion(schedule=schedule))  # type: ignore[arg-type]
     collate = PairCollator(processor, 200)
     records = []
     for start in track(range(0, num_pairs, 16), description=schedule):

@@ -2,10 +2,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from uedpo.run import check_overrides, conf_folder
+from uedpo.overrides import check_overrides, conf_folder
+from uedpo.results import read_rows
 from uedpo.validate import ConfigError, validate
 
-EXPERIMENTS = sorted(p.stem for p in (conf_folder() / "experiment").glob("*.yaml"))
+EXPERIMENTS, METHODS, CORRUPTIONS, TUNED = (
+    sorted(p.stem for p in (conf_folder() / group).glob("*.yaml"))
+    for group in ("experiment", "method", "corruption", "tuned")
+)
 
 
 def composed(*overrides):
@@ -36,8 +40,6 @@ def test_every_experiment_validates(name):
     [
         ["+experiment=ablation_alpha", "model=llava15_7b", "data=rlhf_v"],
         ["loss=dpo", "weights=uniform"],
-        ["+method=dpo"],
-        ["+method=constant"],
         ["trainer=ddp_cpu"],
         ["trainer=gpu"],
         ["logger=wandb"],
@@ -49,6 +51,32 @@ def test_every_experiment_validates(name):
 )
 def test_combinations_validate(overrides):
     check_overrides(overrides)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_validates(name):
+    check_overrides([f"+method={name}"])
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_every_tuned_method_has_the_best_rate_of_its_trials(name):
+    cfg = composed(f"+tuned={name}")
+    validate(cfg)
+    rows = read_rows(conf_folder().parent / "experiments" / "compare_methods" / "tuning.jsonl").values()
+    trials = {row["config"]["optim"]["lr"]: f1(row) for row in rows if row["method"] == cfg.method}
+    assert len(trials) == 4
+    assert max(trials, key=trials.get) == cfg.optim.lr
+
+
+def f1(row):
+    found = row["metrics"]["shift"]
+    precision, recall = 1 - found["chair_i"]["value"], found["coverage"]["value"]
+    return 2 / (1 / precision + 1 / recall)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_every_corruption_validates(name):
+    check_overrides([f"corruption={name}"])
 
 
 def test_all_problems_come_in_one_message():
@@ -71,9 +99,9 @@ def test_all_problems_come_in_one_message():
         ("weights.alpha=nan", "weights.alpha=nan"),
         ("weights.tau=0", "weights.tau=0"),
         ("weights.tau=0.51", "<= 0.5"),
-        ("weights.k=1000", "[0, 999]"),
-        ("weights.control=random", "'none', 'constant' or 'shuffled'"),
-        ("weights.schedule=cosine", "weights.schedule='cosine'"),
+        ("corruption.k=1000", "corruption.k=1000"),
+        ("weights.control=random", "'none', 'constant', 'shuffled' or 'mean_one'"),
+        ("corruption.schedule=cosine", "corruption.schedule='cosine'"),
         ("loss.beta=0", "loss.beta=0"),
         ("loss.beta=inf", "loss.beta=inf"),
         ("seed=-1", "seed=-1"),
@@ -89,6 +117,8 @@ def test_all_problems_come_in_one_message():
         ("callbacks.best.monitr=x", "did you mean callbacks.best.monitor?"),
         ("weights=uniform", "loss=ue_dpo needs token weights"),
         ("loss=dpo", "loss=dpo takes no token weights"),
+        ("loss=napo", "data.negatives=true go together"),
+        ("data.negatives=true", "data.negatives=true go together"),
         ("weights.alpha=0,0.3,2", "weights.alpha=2"),
         ("loss._target_=uedpo.loss.nope", "cannot be imported"),
     ],
@@ -121,3 +151,11 @@ def test_missing_checkpoint_and_masks_are_refused(tmp_path):
     assert "model.lora=5: must be a node" in problems("model.lora=5")
     assert "optim.beta1=1" in problems("optim.beta1=1")
     assert "loss.beta" in problems("loss.beta={a:1}")
+
+
+def test_scoring_that_cannot_work_is_refused():
+    text = problems("scoring=fast", "model.attn_implementation=eager")
+    assert "scoring='fast': must be 'prefix_shared' or 'plain'" in text
+    text = problems("model.attn_implementation=eager")
+    assert "scoring=prefix_shared brings its own attention; use sdpa, or scoring=plain" in text
+    validate(composed("scoring=plain", "model.attn_implementation=eager"))

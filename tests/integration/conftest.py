@@ -43,8 +43,8 @@ def train(source, processor, tmp_path):
         )
         weigher = [] if probe is None else [UncertaintyProbe(**probe)]
         trainer = pl.Trainer(
-            accelerator="cpu", max_steps=steps, accumulate_grad_batches=accumulate, logger=False,
-            callbacks=[*weigher, Record(), *callbacks], enable_checkpointing=bool(callbacks),
+            accelerator="cpu", max_steps=steps, max_epochs=1, accumulate_grad_batches=accumulate,
+            callbacks=[*weigher, Record(), *callbacks], enable_checkpointing=bool(callbacks), logger=False,
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
             limit_val_batches=0, default_root_dir=tmp_path,
         )  # fmt: skip

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from uedpo.metrics import CAPTION_RATIOS
+from uedpo.results import read_rows, unpack
+
 TINY = [
     "trainer.max_steps=3", "trainer.val_every_n_batches=1", "evaluation.num_shift=12",
     "evaluation.num_train=6", "data.batch_size=2", "data.val.num_pairs=4", "threads=1",
@@ -71,16 +74,48 @@ def test_saved_config_repeats_the_run(folder, tmp_path):
 
 
 def test_sweep_ends_with_table_and_plot(tmp_path):
-    done = uedpo(
+    results = tmp_path / "results.jsonl"
+    sweep = [
         "+experiment=ablation_alpha", *TINY, "trainer.val_every_n_batches=0", "trainer.max_steps=1",
-        "seed=0,1", "weights.alpha=0,0.5", "weights.control=none", f"hydra.sweep.dir={tmp_path}",
-    )  # fmt: skip
-    assert (tmp_path / "summary.png").is_file()
-    table = (tmp_path / "summary.md").read_text()
+        "seed=0,1", "weights.control=none", f"results={results}",
+    ]  # fmt: skip
+    uedpo(*sweep, "weights.alpha=0.5", f"hydra.sweep.dir={tmp_path / 'half'}")
+    assert len(read_rows(results)) == 3
+    folder = tmp_path / "whole"
+    done = uedpo(*sweep, "weights.alpha=0,0.5", f"hydra.sweep.dir={folder}")
+    assert done.stdout.count(f"skipped: {results} has this trial") == 2
+    assert len(read_rows(results)) == 5
+    assert (folder / "summary.png").is_file()
+    table = (folder / "summary.md").read_text()
+    assert "base model" in table
     assert "| none | 0 | 2 |" in table
     assert "| none | 0.5 | 2 |" in table
     assert table in done.stdout
-    assert len(list(tmp_path.glob("base_*.json"))) == 1
+
+
+def test_stored_counts_are_those_of_the_metrics(folder, tmp_path):
+    results = tmp_path / "results.jsonl"
+    uedpo(*TINY, "trainer.max_steps=1", f"results={results}", f"hydra.run.dir={tmp_path / 'run'}")
+    rows = list(read_rows(results).values())
+    assert [row["method"] for row in rows] == ["base model", "UE-DPO"]
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert rows[0]["metrics"] == metrics["before"]
+    assert rows[1]["metrics"] == metrics["after"]
+    for row in rows:
+        counts = unpack(row["counts"]["shift"])
+        for name, (top, bottom) in CAPTION_RATIOS.items():
+            stored = row["metrics"]["shift"][name]
+            assert (stored["numerator"], stored["denominator"]) == (counts[top].sum(), counts[bottom].sum())
+        assert counts["pope"].tolist() == [1, 0, 0, 0] * 3
+
+
+def test_broken_results_exit_2_with_one_line(tmp_path):
+    results = tmp_path / "results.jsonl"
+    results.write_text("{}\n")
+    done = uedpo(*TINY, f"results={results}", f"hydra.run.dir={tmp_path / 'run'}", check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith(f"{results}:1: not a row of results (no key, ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_bad_configuration_exits_2_before_weights_load(tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from uedpo.data.collate import PairCollator
 from uedpo.data.microworld import MicroWorldPairs
-from uedpo.scoring.logps import score
+from uedpo.scoring.plain import score
 from uedpo.types import PreferencePair
 from uedpo.weights.probe import UncertaintyProbe
 from uedpo.weights.uncertainty import epistemic_uncertainty, visual_sensitivity
@@ -105,7 +105,7 @@ def test_text_only_rows_score_and_weigh_one(policy, pairs, processor):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("control", ["constant", "shuffled"])
+@pytest.mark.parametrize("control", ["constant", "shuffled", "mean_one"])
 def test_controls_keep_the_weights_and_lose_the_tokens(policy, batch, control):
     probe = UncertaintyProbe(alpha=0.5, control=control)
     signals = probe.signals(batch, score(policy, batch), score(policy, batch, probe.corrupt(batch, 0)))
@@ -117,7 +117,10 @@ def test_controls_keep_the_weights_and_lose_the_tokens(policy, batch, control):
     for half in range(2):
         rows = slice(half * len(batch.ids), (half + 1) * len(batch.ids))
         keep = batch.mask[rows]
-        torch.testing.assert_close(got[rows][keep].mean(), signals.weights[rows][keep].mean())
+        mean = signals.weights[rows][keep].mean()
+        torch.testing.assert_close(got[rows][keep].mean(), torch.ones(()) if control == "mean_one" else mean)
+        if control == "mean_one":
+            torch.testing.assert_close(got[rows][keep] * mean, signals.weights[rows][keep])
     if control == "shuffled":
         for row, keep in enumerate(batch.mask):
             assert torch.equal(got[row][keep].sort().values, signals.weights[row][keep].sort().values)
@@ -153,8 +156,8 @@ def test_processor_keys_we_do_not_carry_are_refused(processor):
         apply_chat_template = processor.apply_chat_template
 
         def __call__(self, **kwargs):
-            return processor(**kwargs) | {"image_grid_thw": torch.ones(1, 3)}
+            return processor(**kwargs) | {"video_grid_thw": torch.ones(1, 3)}
 
     pair = MicroWorldPairs("val", 1)[0]
-    with pytest.raises(ValueError, match="image_grid_thw"):
+    with pytest.raises(ValueError, match="video_grid_thw"):
         PairCollator(Extra(), 9)([PreferencePair("a", pair.image, "p", "c", "r")])

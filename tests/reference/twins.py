@@ -23,11 +23,16 @@ def sensitivity(clear, corrupted, tokens):
     return out
 
 
-def _lambda_of_list(u, delta, branch, alpha, tau, center):
+def _lambda_of_list(u, delta, branch, alpha, tau, center, select):
     n = len(u)
     if n == 0:
         return []
-    key = list(delta) if branch == "chosen" else [-d for d in delta]
+    if select == "all":
+        key = [0] * n
+    elif select == "signal":
+        key = [-x for x in u]
+    else:
+        key = list(delta) if branch == "chosen" else [-d for d in delta]
     cut = sorted(key)[math.floor(tau * (n - 1) + 1e-9)]
     inside = [i for i in range(n) if key[i] <= cut]
     values = [u[i] for i in inside]
@@ -44,7 +49,7 @@ def _lambda_of_list(u, delta, branch, alpha, tau, center):
     return out
 
 
-def weights(u, delta, mask, branch, alpha, tau, center="mean", scope="response"):
+def weights(u, delta, mask, branch, alpha, tau, center="mean", scope="response", select="sensitivity"):
     out = np.ones(u.shape)
     groups = (
         [np.argwhere(mask)]
@@ -56,7 +61,7 @@ def weights(u, delta, mask, branch, alpha, tau, center="mean", scope="response")
     )
     for cells in groups:
         values = _lambda_of_list(
-            [u[b, t] for b, t in cells], [delta[b, t] for b, t in cells], branch, alpha, tau, center
+            [u[b, t] for b, t in cells], [delta[b, t] for b, t in cells], branch, alpha, tau, center, select
         )
         for (b, t), value in zip(cells, values, strict=True):
             out[b, t] = value

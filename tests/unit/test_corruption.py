@@ -1,7 +1,18 @@
 import pytest
 import torch
 
-from uedpo.weights.corruption import corrupt, noise_scheduler, sample_noise
+from uedpo.weights.corruption import (
+    Blank,
+    Blur,
+    Crop,
+    Diffusion,
+    Mask,
+    corrupt,
+    noise_scheduler,
+    sample_noise,
+)
+
+KINDS = (Diffusion, Crop, Mask, lambda seed=0: Mask(size=4, seed=seed), Blank, Blur)
 
 
 def test_sigmoid_schedule_is_vcds():
@@ -40,3 +51,64 @@ def test_corrupt_refuses_bad_input():
         corrupt(torch.zeros(1, 3), ["a"], schedule="cosine")
     with pytest.raises(ValueError, match="1 sample ids for 2"):
         corrupt(torch.zeros(2, 3), ["a"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_corruptions_are_functions_of_seed_id_and_step(kind):
+    torch.manual_seed(0)
+    pixels = torch.randn(2, 3, 16, 12).bfloat16()
+    first = kind(seed=1)(pixels, ["a", "b"], 2)
+    assert first.shape == pixels.shape
+    assert first.dtype == pixels.dtype
+    assert not torch.equal(first, pixels)
+    torch.manual_seed(9)
+    assert torch.equal(first, kind(seed=1)(pixels.flip(0), ["b", "a"], 2).flip(0))
+    if kind not in (Blank, Blur):
+        same = torch.stack([pixels[0], pixels[0]])
+        parts = kind(seed=1)(same, ["a", "b"], 2)
+        assert not torch.equal(parts[0], parts[1])
+        assert not torch.equal(kind(seed=2)(pixels, ["a", "b"], 2), first)
+        assert not torch.equal(kind(seed=1)(pixels, ["a", "b"], 3), first)
+    with pytest.raises(ValueError, match="1 sample ids for 2"):
+        kind()(pixels, ["a"], 0)
+
+
+def test_diffusion_is_corrupt():
+    pixels = torch.randn(1, 5)
+    got = Diffusion(k=300, schedule="linear", seed=3)(pixels, ["a"], 7)
+    assert torch.equal(got, corrupt(pixels, ["a"], k=300, schedule="linear", seed=3, step=7))
+
+
+def test_mask_hides_its_share_behind_the_mean():
+    pixels = torch.arange(3 * 10 * 10.0).reshape(1, 3, 10, 10)
+    hidden = Mask(share=0.3)(pixels, ["a"], 0) != pixels
+    assert hidden[0, 0].sum() == 30
+    assert torch.equal(hidden[0, 0], hidden[0, 2])
+    assert (Mask(share=0.3)(pixels, ["a"], 0)[hidden] == pixels.mean()).all()
+    blocks = (Mask(share=0.25, size=5)(pixels, ["a"], 0) != pixels)[0, 0]
+    assert sorted(blocks[y : y + 5, x : x + 5].sum().item() for y in (0, 5) for x in (0, 5)) == [0, 0, 0, 25]
+
+
+def test_crop_shows_a_part_of_the_image():
+    ramp = torch.arange(100.0).repeat(100, 1)[None, None]
+    for name in "abcdefgh":
+        part = Crop()(ramp, [name], 0)[0, 0, 0]
+        assert 9 <= part.max() - part.min() <= 45  # a side of 10 to 45 pixels
+    assert torch.equal(Crop(least=1.0, most=1.0)(ramp, ["a"], 0), ramp)
+
+
+def test_blur_keeps_constants_and_flattens_noise():
+    flat = torch.full((1, 3, 20, 20), 0.7)
+    torch.testing.assert_close(Blur()(flat, ["a"], 0), flat)
+    noise = torch.randn(1, 3, 40, 40)
+    assert Blur(sigma=4.0)(noise, ["a"], 0).std() < 0.2 * noise.std()
+
+
+def test_corruptions_refuse_bad_options_and_layouts():
+    for bad in (lambda: Diffusion(k=1000), lambda: Diffusion(schedule="x"), lambda: Crop(least=0.3, most=0.2),
+                lambda: Mask(share=0.0), lambda: Blur(sigma=0.0)):  # fmt: skip
+        with pytest.raises(ValueError, match="must be"):
+            bad()
+    for kind in (Crop, Mask, Blur):
+        with pytest.raises(ValueError, match=r"needs \[B, C, H, W\]"):
+            kind()(torch.zeros(1, 8), ["a"], 0)

@@ -29,9 +29,19 @@ def test_rows_become_pairs(write):
     assert len(JsonlPairs(write(GOOD, GOOD), num_pairs=1)) == 1
 
 
+def test_rows_of_napo_and_da_dpo(write):
+    row = JsonlPairs(write(GOOD | {"negatives": ["A tree.", "A bus."], "similarity": [0.5, 1]}))[0]
+    assert row.negatives == ("A tree.", "A bus.")
+    assert row.similarity == (0.5, 1.0)
+
+
 @pytest.mark.parametrize(
     ("row", "part"),
     [
+        (GOOD | {"negatives": "A tree."}, "rows.jsonl:2: negatives must be"),
+        (GOOD | {"negatives": [""]}, "rows.jsonl:2: negatives must be"),
+        (GOOD | {"similarity": [0.5]}, "rows.jsonl:2: similarity must be"),
+        (GOOD | {"similarity": [0.5, "1"]}, "rows.jsonl:2: similarity must be"),
         ("{not json", "rows.jsonl:2: not JSON"),
         ("[1]", "rows.jsonl:2: must be an object"),
         (GOOD | {"prompt": " "}, "rows.jsonl:2: prompt must be"),

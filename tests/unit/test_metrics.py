@@ -1,8 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 
-from uedpo.metrics import mean_interval, ratio_metrics
+from uedpo.metrics import mean_interval, paired_bootstrap, ratio_metrics
 
 
 def test_ratio_metrics_are_ratios_of_sums():
@@ -38,3 +39,65 @@ def test_mean_interval_hand_derived():
     assert mean_interval([1.0] * 20) == (1.0, 0.0)
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
+
+
+def counts(rate, seeds=3, scenes=500, seed=0):
+    """[seeds, scenes, 2]: 0 to 4 mentions a scene, each wrong with probability `rate`."""
+    rng = np.random.default_rng(seed)
+    mentions = rng.integers(0, 5, size=(seeds, scenes))
+    return np.stack([rng.binomial(mentions, rate), mentions], -1)
+
+
+def test_paired_bootstrap_of_one_thing_with_itself_is_exactly_0():
+    a = counts(0.2)
+    assert paired_bootstrap(a, a) == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_paired_bootstrap_finds_a_shift_on_the_same_scenes():
+    b = counts(0.2)
+    a = b.copy()
+    a[..., 0] += b[..., 1]  # one wrong mention more per mention
+    assert paired_bootstrap(a, b) == pytest.approx({"value": 1.0, "low": 1.0, "high": 1.0})
+
+
+def test_paired_bootstrap_hand_derived():
+    # two scenes, one seed: resamples draw (2,0), (1,1), (0,2) of them with probability 1/4, 1/2, 1/4
+    a = np.array([[[1, 1], [0, 1]]])
+    b = np.array([[[0, 1], [0, 3]]])
+    result = paired_bootstrap(a, b, resamples=400)
+    assert result == {"value": 0.5, "low": 0.0, "high": 1.0}
+    # two seeds of constant differences 0.25 and 0.75: the seeds alone make the interval
+    a = np.array([[[1, 4]], [[3, 4]]])
+    result = paired_bootstrap(a, np.array([[[0, 4]], [[0, 4]]]), resamples=400)
+    assert result == {"value": 0.5, "low": 0.25, "high": 0.75}
+
+
+def test_paired_bootstrap_matches_the_normal_interval_and_its_seed():
+    a, b = counts(0.3, seeds=1, scenes=4000), counts(0.2, seeds=1, scenes=4000, seed=1)
+    result = paired_bootstrap(a, b)
+    n = a[..., 1].sum(), b[..., 1].sum()
+    half = 1.96 * math.sqrt(0.3 * 0.7 / n[0] + 0.2 * 0.8 / n[1])
+    assert result["value"] == pytest.approx(0.1, abs=2 * half)
+    assert result["high"] - result["low"] == pytest.approx(2 * half, rel=0.1)
+    assert paired_bootstrap(a, b) == result
+    assert paired_bootstrap(a, b, seed=1) != result
+
+
+def test_paired_bootstrap_compares_one_seed_with_many():
+    a, b = counts(0.3), counts(0.2, seeds=1, seed=1)
+    assert paired_bootstrap(a, b) == paired_bootstrap(a, np.repeat(b, 3, axis=0))
+    nothing = np.zeros_like(a)
+    assert paired_bootstrap(a, nothing)["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (counts(0.1), counts(0.1, scenes=499), "same scenes"),
+        (counts(0.1), counts(0.1, seeds=2), "same seeds"),
+        (counts(0.1)[0], counts(0.1)[0], "seeds, scenes, 2"),
+    ],
+)
+def test_paired_bootstrap_refuses_what_does_not_pair(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(a, b)

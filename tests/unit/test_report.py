@@ -26,10 +26,11 @@ CONFIG = """\
 name: {name}
 seed: {seed}
 model: {{path: m}}
-loss: {{beta: 0.1}}
+loss: {{_target_: uedpo.loss.ue_dpo.ue_dpo_loss, beta: 0.1}}
 optim: {{lr: 0.1}}
 trainer: {{max_steps: 3}}
-weights: {{_target_: x, alpha: {alpha}, tau: 0.4, k: 500, schedule: sigmoid, control: none}}
+weights: {{_target_: x, alpha: {alpha}, tau: 0.4, control: none}}
+corruption: {{_target_: y, k: 500, schedule: sigmoid}}
 """
 
 
@@ -37,7 +38,7 @@ def run_folder(path, text="A red cow.", name="n", alpha=0.3, seed=0, hallucinate
     path.mkdir(parents=True)
     keys = ("captions", "mentions", "hallucinated_captions", "present", "found", "small_present",
             "small_found", "attributes", "attributes_right", "positions", "positions_right",
-            "words")  # fmt: skip
+            "words", "pope", "pope_right")  # fmt: skip
     rows = [dict.fromkeys(keys, 1) | {"mentions": 4, "hallucinated": h} for h in (0, hallucinated)]
     metrics = {"shift": ratio_metrics(rows)}
     (path / "metrics.json").write_text(json.dumps({"before": metrics, "after": metrics}))

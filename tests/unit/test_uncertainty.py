@@ -52,13 +52,15 @@ def test_signals_equal_numpy_twins(ties):
     tau=st.floats(0.01, 0.5),
     center=st.sampled_from(["mean", "median", "first_quartile"]),
     scope=st.sampled_from(["response", "batch"]),
+    select=st.sampled_from(["sensitivity", "signal", "all"]),
 )
-def test_weights_equal_numpy_twin(seed, ties, branch, alpha, tau, center, scope):
+def test_weights_equal_numpy_twin(seed, ties, branch, alpha, tau, center, scope, select):
     clear, corrupted, tokens, mask = random_case(seed, ties)
     u = twins.uncertainty(clear, corrupted, tokens)
     delta = twins.sensitivity(clear, corrupted, tokens)
-    got = weigh(u, delta, mask, branch=branch, alpha=alpha, tau=tau, center=center, scope=scope)
-    want = twins.weights(u, delta, mask, branch, alpha, tau, center, scope)
+    options = {"branch": branch, "alpha": alpha, "tau": tau, "center": center, "scope": scope}
+    got = weigh(u, delta, mask, select=select, **options)
+    want = twins.weights(u, delta, mask, select=select, **options)
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -147,7 +149,7 @@ def test_selection_counts_survive_rounding():
     [
         ({"alpha": 1.1}, "alpha"), ({"alpha": -0.1}, "alpha"), ({"alpha": float("nan")}, "alpha"),
         ({"tau": 0.0}, "tau"), ({"tau": 0.51}, "tau"), ({"branch": "best"}, "branch"),
-        ({"center": "mode"}, "center"), ({"scope": "world"}, "scope"),
+        ({"center": "mode"}, "center"), ({"scope": "world"}, "scope"), ({"select": "best"}, "select"),
     ],
 )  # fmt: skip
 def test_weights_refuse_options_out_of_range(options, key):

@@ -57,6 +57,7 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: pairs per micro-batch and device.
         max_response_tokens: longest response kept.
         num_workers: loader processes.
+        negatives: carry the rows' further negatives (NaPO).
         seed: of the data order.
     """
 
@@ -69,11 +70,12 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: PositiveInt = 16,
         max_response_tokens: PositiveInt = 512,
         num_workers: NonNegativeInt = 0,
+        negatives: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
-        self.collate = PairCollator(processor, max_response_tokens)
+        self.collate = PairCollator(processor, max_response_tokens, negatives)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -15,6 +17,10 @@ _COLUMNS = ("prompt", "chosen", "rejected")
 
 class JsonlPairs(Sequence[PreferencePair]):
     """Rows {"image": path relative to `image_root` or null, "prompt", "chosen", "rejected"[, "id"]}.
+
+    Two methods take one more key: "negatives", a list of further rejected responses (NaPO: the answer
+    to the question alone, then to the image alone), and "similarity", the image-text scores of chosen
+    and rejected (DA-DPO).
 
     Args:
         path: the JSONL file.
@@ -30,7 +36,7 @@ class JsonlPairs(Sequence[PreferencePair]):
         if not file.is_file():
             raise ValueError(f"{file}: no such file; set the path of a JSONL file with preference pairs")
         self.root = (Path(image_root).expanduser() if image_root else file.parent).resolve()
-        self.rows: list[tuple[str, Path | None, str, str, str]] = []
+        self.rows: list[PreferencePair] = []  # image: its path
         # not splitlines: a JSON string may hold U+2028 and the like
         for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
             if line.strip():
@@ -39,7 +45,7 @@ class JsonlPairs(Sequence[PreferencePair]):
             raise ValueError(f"{file}: no rows")
         self.rows = self.rows[: num_pairs or None]
 
-    def _row(self, where: str, name: str, line: str) -> tuple[str, Path | None, str, str, str]:
+    def _row(self, where: str, name: str, line: str) -> PreferencePair:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -54,7 +60,19 @@ class JsonlPairs(Sequence[PreferencePair]):
         path = None if row["image"] is None else self._image(where, row["image"])
         # noise is a function of the id, so the default one must not depend on how the path was typed
         identity = name if row.get("id") is None else str(row["id"])
-        return identity, path, row["prompt"], row["chosen"], row["rejected"]
+        texts = (row[key] for key in _COLUMNS)
+        return PreferencePair(identity, path, *texts, *self._extras(where, row))
+
+    def _extras(self, where: str, row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, float] | None]:
+        negatives, similarity = row.get("negatives", []), row.get("similarity")
+        if not isinstance(negatives, list) or not all(isinstance(n, str) and n.strip() for n in negatives):
+            raise ValueError(f"{where}: negatives must be a list of texts that are not empty")
+        if similarity is None:
+            return tuple(negatives), None
+        numbers = isinstance(similarity, list) and [s for s in similarity if type(s) in (int, float)]
+        if not numbers or len(numbers) != 2 or len(similarity) != 2:
+            raise ValueError(f"{where}: similarity must be two numbers, of chosen and rejected")
+        return tuple(negatives), (float(numbers[0]), float(numbers[1]))
 
     def _image(self, where: str, image: object) -> Path:
         if not isinstance(image, str):
@@ -76,6 +94,5 @@ class JsonlPairs(Sequence[PreferencePair]):
         return len(self.rows)
 
     def __getitem__(self, i: int) -> PreferencePair:  # type: ignore[override]
-        name, path, prompt, chosen, rejected = self.rows[i]
-        image = Image.open(path).convert("RGB") if path is not None else None
-        return PreferencePair(name, image, prompt, chosen, rejected)
+        row = self.rows[i]
+        return dataclasses.replace(row, image=row.image and Image.open(row.image).convert("RGB"))

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from uedpo.microworld.scene import make_scene, render
+from uedpo.microworld.scene import Scene, make_scene, render
+from uedpo.microworld.truth import judge, read
 from uedpo.types import NonNegativeInt, PreferencePair
 
-SHIPPED = Path(__file__).parent.parent / "assets" / "micro_pairs.jsonl.gz"
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = ASSETS / "micro_pairs.jsonl.gz"
+NEGATIVES = ASSETS / "micro_negatives.jsonl.gz"
 
 
 class MicroWorldPairs(Sequence[PreferencePair]):
@@ -23,12 +26,11 @@ class MicroWorldPairs(Sequence[PreferencePair]):
     """
 
     def __init__(self, split: Literal["train", "val"], num_pairs: NonNegativeInt = 0) -> None:
-        with gzip.open(SHIPPED, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        rows = [row for row in rows if row["split"] == split]
+        rows = [row for row in _rows(SHIPPED) if row["split"] == split]
         if num_pairs > len(rows):
             raise ValueError(f"num_pairs={num_pairs}: the {split} split has {len(rows)} pairs")
         self.rows = rows[: num_pairs or None]
+        self.negatives = {r["id"]: (r["question_only"], r["image_only"]) for r in _rows(NEGATIVES)}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -36,5 +38,26 @@ class MicroWorldPairs(Sequence[PreferencePair]):
     def __getitem__(self, i: int) -> PreferencePair:  # type: ignore[override]
         row = self.rows[i]
         split, index = row["id"].rsplit("-", 1)
-        image = render(make_scene(split, int(index)))
-        return PreferencePair(row["id"], image, row["prompt"], row["chosen"], row["rejected"])
+        scene = make_scene(split, int(index))
+        chosen, rejected = row["chosen"], row["rejected"]
+        return PreferencePair(
+            row["id"],
+            render(scene),
+            row["prompt"],
+            chosen,
+            rejected,
+            negatives=self.negatives.get(row["id"], ()),
+            similarity=(faithful_share(chosen, scene), faithful_share(rejected, scene)),
+        )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def faithful_share(text: str, scene: Scene) -> float:
+    """Share of the objects a caption names that are there, 0 for none: the place of a CLIP score."""
+    reading = judge(read(text), scene)
+    right = sum(bool(reading.words[m.noun].right) for m in reading.mentions)
+    return right / max(len(reading.mentions), 1)

@@ -21,18 +21,20 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     temperature: float = 0.0,
+    num_beams: int = 1,
 ) -> Iterator[str]:
     """Yield one answer per image: greedy for temperature 0, else sampled from the full distribution.
 
-    All images of a call share the prompt; the model's training mode is restored afterwards.
+    Beam search or beam sampling where `num_beams` is above 1. All images of a call share the prompt;
+    the model's training mode is restored afterwards.
     """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
     text = chat_prompt(processor, prompt)
-    sampling: dict[str, Any] = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams}
     if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     try:
         for start in range(0, len(images), batch_size):
             chunk = list(images[start : start + batch_size])

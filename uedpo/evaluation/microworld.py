@@ -1,10 +1,13 @@
-"""Captions of micro-world scenes against exact ground truth: CHAIR, coverage, attributes."""
+"""Captions of micro-world scenes against exact ground truth: CHAIR, coverage, attributes, POPE."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from PIL import Image
 
 from uedpo.evaluation.generate import generate
+from uedpo.evaluation.pope import forced_choice
 from uedpo.metrics import ratio_metrics
 from uedpo.microworld.grammar import PROMPTS
 from uedpo.microworld.scene import Scene, make_scene, render
@@ -46,14 +49,22 @@ def caption_counts(text: str, scene: Scene) -> dict[str, int]:
     }
 
 
+class Evaluated(NamedTuple):
+    """split -> metric -> {value, low, high, numerator, denominator}; split -> counts of each scene."""
+
+    metrics: dict[str, dict[str, Any]]
+    counts: dict[str, list[dict[str, int]]]
+
+
 class MicroWorldEvaluation:
-    """Greedy captions of fresh scenes of both splits.
+    """Greedy captions of fresh scenes of both splits, and a forced choice between two objects.
 
     Args:
         num_shift, num_train: scenes of the split that breaks the training co-occurrences, and of
             the one that follows them; 0 leaves a split out.
         start: index of the first scene.
         batch_size, max_new_tokens: generation.
+        pope_every: one scene in so many gets the forced choice of `pope.py`; 0 leaves it out.
     """
 
     def __init__(
@@ -63,32 +74,45 @@ class MicroWorldEvaluation:
         start: NonNegativeInt = TEST_START,
         batch_size: PositiveInt = 100,
         max_new_tokens: PositiveInt = 96,
+        pope_every: NonNegativeInt = 4,
     ) -> None:
         self.sizes = {"shift": num_shift, "train": num_train}
         self.start, self.batch_size, self.max_new_tokens = start, batch_size, max_new_tokens
+        self.pope_every = pope_every
 
-    def run(self, model: Any, processor: Any, progress: Any = None) -> dict[str, dict[str, Any]]:
-        """split -> metric -> {value, low, high, numerator, denominator}."""
-        result = {}
+    def run(self, model: Any, processor: Any, progress: Any = None) -> Evaluated:
+        """Evaluate a model; `progress` is called with 1 after each scene."""
+        counts: dict[str, list[dict[str, int]]] = {}
         for split, num in self.sizes.items():
             if not num:
                 continue
             scenes = [make_scene(split, self.start + i) for i in range(num)]
+            images = [render(s) for s in scenes]
+            choices = self._choices(model, processor, scenes, images)
             answers = generate(
                 model,
                 processor,
-                [render(s) for s in scenes],
+                images,
                 PROMPTS[0],
                 max_new_tokens=self.max_new_tokens,
                 batch_size=self.batch_size,
             )
-            counts = []
-            for scene, answer in zip(scenes, answers, strict=True):
-                counts.append(caption_counts(answer, scene))
+            counts[split] = []
+            for scene, answer, choice in zip(scenes, answers, choices, strict=True):
+                counts[split].append(caption_counts(answer, scene) | choice)
                 if progress is not None:
                     progress(1)
-            result[split] = ratio_metrics(counts)
-        return result
+        return Evaluated({split: ratio_metrics(rows) for split, rows in counts.items()}, counts)
+
+    def _choices(
+        self, model: Any, processor: Any, scenes: list[Scene], images: list[Image.Image]
+    ) -> list[dict[str, int]]:
+        counts = [{"pope": 0, "pope_right": 0} for _ in scenes]
+        if self.pope_every:
+            asked = slice(0, None, self.pope_every)
+            right = forced_choice(model, processor, scenes[asked], images[asked], self.batch_size)
+            counts[asked] = [{"pope": 1, "pope_right": int(r)} for r in right]
+        return counts
 
     @property
     def num_scenes(self) -> int:

@@ -1,6 +1,37 @@
-"""Preference losses: pure functions of log-probabilities, one family a file."""
+"""Preference losses: pure functions of log-probabilities, one family a file.
 
+All take (policy_logps, reference_logps, mask, weights) and return a `LossOutput`. What else a loss
+needs it asks for by the name of a keyword-only parameter, one of `ON_REQUEST`: all [2B, T] but
+similarity [2B]. `uedpo.module` computes what is asked, and nothing else.
+"""
+
+from uedpo.loss.da_dpo import da_dpo_loss
 from uedpo.loss.dpo import dpo_loss
+from uedpo.loss.mdpo import mdpo_loss
+from uedpo.loss.napo import napo_loss
+from uedpo.loss.opa_dpo import opa_dpo_loss
+from uedpo.loss.rlhf_v import rlhf_v_loss
+from uedpo.loss.tpo import tpo_loss
 from uedpo.loss.ue_dpo import ue_dpo_loss
+from uedpo.loss.v_dpo import v_dpo_loss
 
-__all__ = ["dpo_loss", "ue_dpo_loss"]
+ON_REQUEST = (
+    "corrupted_policy_logps",
+    "corrupted_reference_logps",
+    "policy_sensitivity",
+    "reference_sensitivity",
+    "similarity",
+)
+
+__all__ = [
+    "ON_REQUEST",
+    "da_dpo_loss",
+    "dpo_loss",
+    "mdpo_loss",
+    "napo_loss",
+    "opa_dpo_loss",
+    "rlhf_v_loss",
+    "tpo_loss",
+    "ue_dpo_loss",
+    "v_dpo_loss",
+]

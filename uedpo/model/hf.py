@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from uedpo.types import Fraction, PositiveFloat, PositiveInt
 
@@ -69,9 +69,13 @@ class HFModel:
     def processor(self) -> Any:
         return AutoProcessor.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
 
+    def config(self) -> Any:
+        """transformers' config of the model; loads no weights."""
+        return AutoConfig.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
+
     def base(self) -> Any:
-        """The model as it was published, in eval mode."""
-        return AutoModelForImageTextToText.from_pretrained(
+        """The model as it was published, frozen, in eval mode."""
+        model = AutoModelForImageTextToText.from_pretrained(
             self.location,
             revision=self.revision,
             dtype=getattr(torch, self.dtype),
@@ -79,6 +83,7 @@ class HFModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
+        return model.requires_grad_(False)
 
     def load(self) -> tuple[Any, Any | None]:
         """(policy in train mode, reference or None where disabling the adapter gives it)."""
@@ -86,8 +91,7 @@ class HFModel:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.lora is None:
-            reference = copy.deepcopy(model).requires_grad_(False).eval()
-            model.requires_grad_(False)
+            reference = copy.deepcopy(model).eval()
             model.model.language_model.requires_grad_(True)
             model.get_output_embeddings().requires_grad_(True)
         else:

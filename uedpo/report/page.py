@@ -17,10 +17,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from omegaconf import OmegaConf
 
+from uedpo.results import method_name
+
 TITLES = {
     "chair_i": "CHAIR_i", "chair_s": "CHAIR_s", "coverage": "coverage",
     "small_coverage": "coverage of small background objects", "attribute_accuracy": "attributes right",
-    "position_accuracy": "positions right", "words": "words per caption",
+    "position_accuracy": "positions right", "pope_accuracy": "POPE-like accuracy",
+    "words": "words per caption",
 }  # fmt: skip
 SPLITS = {
     "shift": "Scenes that break the training co-occurrences",
@@ -46,6 +49,7 @@ def write_report(folder: Path) -> Path:
         split_titles=SPLITS,
         traces=[{"clear_image": "", "corrupted_image": "", **trace} for trace in traces],
         tokens=_tokens,
+        weighed=any("weight" in t for trace in traces for t in trace["chosen"]["before"]),
         curves=_curves(folder / "metrics.csv"),
         folder=shlex.quote(str(folder.resolve())),
         config=(folder / "config.yaml").read_text(encoding="utf-8"),
@@ -55,26 +59,16 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def method_name(cfg: dict[str, Any]) -> str:
-    """ "UE-DPO", "UE-DPO (control: shuffled)" or "DPO"."""
-    weights = cfg["weights"]
-    if "_target_" not in weights:
-        return "DPO"
-    control = weights.get("control", "none")
-    return "UE-DPO" + (f" (control: {control})" if control != "none" else "")
-
-
 def _summary(cfg: dict[str, Any]) -> str:
     weights, trainer = cfg["weights"], cfg["trainer"]
     parts = [f"{cfg['model']['path']} trained for {trainer['max_steps']} steps"]
     parts.append(
         f"loss beta {cfg['loss']['beta']}, peak learning rate {cfg['optim']['lr']}, seed {cfg['seed']}"
     )
-    if "_target_" in weights:
-        parts.append(
-            f"alpha {weights['alpha']}, tau {weights['tau']}, "
-            f"k {weights['k']} ({weights['schedule']} schedule)"
-        )
+    for group in ("weights", "corruption"):
+        options = {k: v for k, v in cfg[group].items() if not k.startswith("_")}
+        if "_target_" in weights and options:
+            parts.append(f"{group}: " + ", ".join(f"{k} {v}" for k, v in options.items()))
     return "; ".join(parts) + "."
 
 

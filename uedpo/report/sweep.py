@@ -11,11 +11,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from uedpo.metrics import mean_interval
-from uedpo.report.page import TITLES, method_name
+from uedpo.report.page import TITLES
+from uedpo.results import BASE, differing, value_of
 
-HEADLINES = ("chair_i", "chair_s", "coverage", "small_coverage", "attribute_accuracy")
-METHODS = {"DPO": "DPO", "UE-DPO": "UE-DPO", "UE-DPO (control: constant)": "constant lambda",
-           "UE-DPO (control: shuffled)": "shuffled lambda"}  # fmt: skip
+HEADLINES = ("chair_i", "chair_s", "coverage", "small_coverage", "attribute_accuracy", "pope_accuracy")
+# what a preset of conf/method/ may set
+METHOD_KEYS = ("method", "loss", "weights", "corruption", "data.negatives")
 
 
 class SweepSummary(Callback):
@@ -55,17 +56,6 @@ def read_runs(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return runs
 
 
-def _value(cfg: dict[str, Any], key: str | None) -> Any:
-    if key is None:
-        return ""
-    if key == "method":
-        return METHODS[method_name(cfg)]
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
-
-
 def summarise(
     runs: list[tuple[dict[str, Any], dict[str, Any]]], parameter: str, by: str | None, split: str
 ) -> dict[tuple[Any, Any], dict[str, list[float]]]:
@@ -74,34 +64,23 @@ def summarise(
     Raises:
         ValueError: runs that differ in more than seed, `parameter` and `by`.
     """
-    varied = {"seed", parameter, *([by] if by else [])}
-    if parameter == "method":
-        varied |= {"weights", "loss"}
-    fixed = [{k: v for k, v in _flat(cfg).items() if not _under(k, varied)} for cfg, _ in runs]
-    differ = sorted({k for f in fixed for k in f.keys() | fixed[0].keys() if f.get(k) != fixed[0].get(k)})
+    varied = {"seed", parameter, by or parameter}
+    if "method" in varied:
+        varied |= set(METHOD_KEYS)
+    differ = differing([cfg for cfg, _ in runs], varied)
     if differ:
         raise ValueError(f"runs differ in {', '.join(differ)} too: they are not seeds of one setting")
     table: dict[tuple[Any, Any], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    base = runs[0][1]["before"][split]
-    for name in HEADLINES:
+    base = next((metrics["before"][split] for _, metrics in runs if metrics["before"]), {})
+    for name in HEADLINES if base else ():
         value = base[name]["value"]
-        table["base model", ""][name] = [] if value is None else [100 * value]
+        table[BASE, ""][name] = [] if value is None else [100 * value]
     for cfg, metrics in runs:
         for name in HEADLINES:
             value = metrics["after"][split][name]["value"]
             if value is not None:
-                table[_value(cfg, by), _value(cfg, parameter)][name].append(100 * value)
+                table[value_of(cfg, by) if by else "", value_of(cfg, parameter)][name].append(100 * value)
     return table
-
-
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {path: node}
-    return {k: v for key, value in node.items() for k, v in _flat(value, f"{path}.{key}".lstrip(".")).items()}
-
-
-def _under(key: str, roots: set[str]) -> bool:
-    return any(key == root or key.startswith(root + ".") for root in roots)
 
 
 def markdown(table: dict[tuple[Any, Any], dict[str, list[float]]], parameter: str, by: str | None) -> str:
@@ -128,21 +107,24 @@ def plot(table: dict[tuple[Any, Any], dict[str, list[float]]], path: Path, param
     from matplotlib import pyplot as plt
 
     shown = ("chair_i", "small_coverage", "attribute_accuracy")
-    settings = {key: value for key, value in table.items() if key[0] != "base model"}
+    settings = {key: value for key, value in table.items() if key[0] != BASE}
     xs = list(dict.fromkeys(x for _, x in settings))
     figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.6), layout="constrained")
     groups = list(dict.fromkeys(group for group, _ in settings))
     for axis, name in zip(axes, shown, strict=True):
-        for base in table["base model", ""][name]:
-            axis.axhline(base, color="0.6", lw=1, label="base model")
+        for base in table.get((BASE, ""), {}).get(name, []):
+            axis.axhline(base, color="0.6", lw=1, label=BASE)
         for n, group in enumerate(groups):
-            points = [(xs.index(x), *mean_interval(m[name])) for (g, x), m in settings.items() if g == group]
-            at, mean, half = zip(*points, strict=True)
+            values = [(xs.index(x), m[name]) for (g, x), m in settings.items() if g == group and m[name]]
+            if not values:
+                continue
+            at, mean, half = zip(*((x, *mean_interval(v)) for x, v in values), strict=True)
             side = 0.08 * (n - (len(groups) - 1) / 2)  # so that intervals do not hide each other
             line = "" if parameter == "method" else "-"
             label = str(group) or None
             axis.errorbar([a + side for a in at], mean, half, marker="o", capsize=3, label=label, ls=line)
-        axis.set_xticks(range(len(xs)), [str(x) for x in xs], fontsize=8)
+        slant = {"rotation": 30, "ha": "right"} if parameter == "method" else {}
+        axis.set_xticks(range(len(xs)), [str(x) for x in xs], fontsize=8, **slant)
         axis.set_title(TITLES[name] + " (%)", fontsize=10)
         axis.set_xlabel(parameter)
     axes[0].legend(fontsize=8, frameon=False)

@@ -11,28 +11,27 @@ import torch
 from PIL import Image
 
 from uedpo.data.collate import PairCollator
-from uedpo.scoring.logps import score
 from uedpo.types import PairBatch, PreferencePair
 from uedpo.weights.probe import UncertaintyProbe
 
 
 @torch.no_grad()
 def trace_pairs(
-    module: Any, processor: Any, pairs: Sequence[PreferencePair], probe: UncertaintyProbe | None
+    module: Any, processor: Any, pairs: Sequence[PreferencePair], weigher: Any
 ) -> list[dict[str, Any]]:
     """One dict per pair: images as data URLs, and each response's tokens before and after training.
 
     Each token has text, logp (nats), u, delta, weight and type ("I": selected with u above the mean
-    of the selected, "II": selected otherwise, "": not selected). Without a probe, u, delta and
-    weight are absent. The noise is that of step 0.
+    of the selected, "II": selected otherwise, "": not selected). u, delta and weight are absent
+    where `weigher` is not an `UncertaintyProbe`. The noise is that of step 0.
     """
+    probe = weigher if isinstance(weigher, UncertaintyProbe) else None
     batch = PairCollator(processor, 10_000)(pairs).to(module.device)
     training = module.policy.training
     module.policy.eval()
     corrupted = probe.corrupt(batch, 0) if probe is not None else None
     after = _tokens(module.score, batch, corrupted, probe, processor)
-    with module.reference_model() as reference:
-        before = _tokens(lambda *a: score(reference, *a), batch, corrupted, probe, processor)
+    before = _tokens(module.score_reference, batch, corrupted, probe, processor)
     module.policy.train(training)
     traces = []
     for i, pair in enumerate(pairs):

@@ -1,1 +1,5 @@
-"""Scores of response tokens from one forward pass; `logps` is the plain path."""
+"""Scores of response tokens: `plain` and `prefix_shared` give the same `TokenScores`."""
+
+from uedpo.scoring.scorer import Scorer
+
+__all__ = ["Scorer"]

@@ -1,4 +1,4 @@
-"""The callback that computes token weights each step."""
+"""The callback that computes token weights each step: signal -> select -> weigh -> control."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 
 from uedpo.types import Fraction, PairBatch, Tau, TokenScores
-from uedpo.weights.corruption import NUM_STEPS, Schedule, corrupt, sample_noise
-from uedpo.weights.uncertainty import Center, Scope, exploration_weights, select_tokens
+from uedpo.weights.corruption import Corruption, Diffusion, sample_noise
+from uedpo.weights.signals import NEEDS_PROBE, Signal, token_signal
+from uedpo.weights.uncertainty import Center, Scope, Select, choose_tokens, exploration_weights
 
-Control = Literal["none", "constant", "shuffled"]
+Control = Literal["none", "constant", "shuffled", "mean_one"]
+Branches = Literal["both", "chosen", "rejected"]
 
 
 @dataclass
 class Signals:
-    """What the probe saw of one batch, all [2B, T] and detached."""
+    """What the weights of one batch were made from, all [2B, T] and detached.
+
+    `uncertainty` is u, or the signal chosen in its place; `sensitivity` is 0 without a probe.
+    """
 
     uncertainty: Tensor
     sensitivity: Tensor
@@ -29,111 +34,114 @@ class Signals:
 class UncertaintyProbe(pl.Callback):
     """Sets the module's `weigher` to UE-DPO's lambda (arXiv 2605.04874, section 4).
 
-    Each step scores the responses once more, given the corrupted image, with the policy as it is.
-    Rows without an image weigh 1.
+    Each step scores the responses once more, given the corrupted image, with the policy as it is,
+    unless neither signal nor selection asks for it. Rows without an image weigh 1.
 
     Args:
         alpha: strength, in [0, 1]; 0 gives DPO exactly.
         tau: share of tokens selected per branch, in (0, 0.5].
-        k: diffusion step of the corruption, 0..999.
-        schedule: of the corruption.
+        signal: "uncertainty" (the paper's u), "kl", or one that needs no probe: "entropy",
+            "surprisal", "margin" (see `token_signal`).
+        select: "sensitivity" (the paper's), "signal" (the share tau with the highest signal), "all".
+        branches: which branch is weighed; the other's weights are 1.
         center, scope: see `exploration_weights`.
         control: "none"; "constant" gives each token its branch's mean weight; "shuffled" permutes the
-            weights over the tokens of each response. Without both controls nobody can tell what
-            choosing the tokens contributed.
-        seed: of the noise.
+            weights over the tokens of each response; "mean_one" divides by the branch's mean, which
+            leaves the choice of tokens and removes the likelihood anchor. Without controls nobody
+            can tell what choosing the tokens contributed.
+        corruption: makes v'.
+        seed: of the shuffling.
     """
 
     def __init__(
         self,
         alpha: Fraction,
         tau: Tau = 0.4,
-        k: int = 500,
-        schedule: Schedule = "sigmoid",
+        signal: Signal = "uncertainty",
+        select: Select = "sensitivity",
+        branches: Branches = "both",
         center: Center = "mean",
         scope: Scope = "response",
         control: Control = "none",
+        corruption: Corruption | None = None,
         seed: int = 0,
     ) -> None:
-        if not 0 <= k < NUM_STEPS:
-            raise ValueError(f"k={k}: must be in [0, {NUM_STEPS - 1}]")
-        self.alpha, self.tau, self.k, self.schedule = alpha, tau, k, schedule
-        self.center, self.scope, self.control, self.seed = center, scope, control, seed
-        self.corrupted: Tensor | None = None
+        self.alpha, self.tau, self.signal, self.select = alpha, tau, signal, select
+        self.branches, self.center, self.scope = branches, center, scope
+        self.control, self.seed = control, seed
+        self.corruption = corruption or Diffusion(seed=seed)
         self.module: Any = None
 
+    @property
+    def needs_probe(self) -> bool:
+        return self.signal in NEEDS_PROBE or self.select == "sensitivity"
+
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if stage != "fit":
-            return
-        if pl_module.weigher is not None:
-            raise ValueError("two callbacks want to weigh tokens; keep one")
-        self.module = pl_module
-        pl_module.weigher = self.weigh
+        if stage == "fit":
+            self.module = pl_module
+            pl_module.set_weigher(self.weigh)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            pl_module.weigher = None
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: Any, batch: PairBatch, batch_idx: int
-    ) -> None:
-        self.corrupted = self.corrupt(batch, trainer.global_step)
+            pl_module.set_weigher(None)
 
     def corrupt(self, batch: PairBatch, step: int) -> Tensor | None:
-        """Noisy pixels [B, ...]; None where the batch has no image."""
+        """v' of a batch, [B, ...]; None where it has no image."""
         if batch.pixel_values is None:
             return None
-        return corrupt(
-            batch.pixel_values, batch.ids, k=self.k, seed=self.seed, step=step, schedule=self.schedule
-        )
+        return self.corruption(batch.pixel_values, batch.ids, step, batch.pixel_lengths)
 
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """lambda [2B, T] from the clear scores and a no-gradient pass on the corrupted images."""
-        if self.corrupted is None:
+        if batch.pixel_values is None:
             return torch.ones_like(clear.logps)
-        with torch.no_grad():
-            corrupted = self.module.score(batch, self.corrupted)
+        step, corrupted = self.module.global_step, None
+        if self.needs_probe:
+            with torch.no_grad():
+                corrupted = self.module.score(batch, self.corrupt(batch, step))
         signals = self.signals(batch, clear, corrupted)
-        weights = self._controlled(signals.weights, batch, self.module.global_step)
+        weights = self._controlled(signals.weights, batch, step)
         self.module.log_dict(self._summary(signals, weights, batch), batch_size=len(batch.ids))
         self.module.log(
             "weights/reweighted",
-            (weights != 1)[batch.mask].float().mean(),
+            (signals.weights != 1)[batch.mask].float().mean(),
             prog_bar=True,
             batch_size=len(batch.ids),
         )
         return weights
 
-    def signals(self, batch: PairBatch, clear: TokenScores, corrupted: TokenScores) -> Signals:
+    def signals(self, batch: PairBatch, clear: TokenScores, corrupted: TokenScores | None) -> Signals:
         """u, Delta, I and lambda of a batch, before any control."""
-        guess = corrupted.argmax
-        other = clear.logits_of(guess) - clear.target_logits
-        # the two logits come from different kernels: 0 must be exactly 0 where the guess is the token
-        u = torch.where(guess == batch.tokens, 0, other)
-        delta = clear.target_logits - corrupted.target_logits
+        u = token_signal(self.signal, clear, corrupted, batch.tokens, batch.mask)
+        delta = torch.zeros_like(u)
+        if corrupted is not None:
+            delta = (clear.target_logits - corrupted.target_logits).detach()
         seen = batch.mask & batch.has_image.repeat(2)[:, None]
-        options: dict[str, Any] = {"tau": self.tau, "scope": self.scope}
         selected, weights = [], []
         halves = [x.chunk(2) for x in (u, delta, seen)]
         for side, branch in enumerate(("chosen", "rejected")):
-            u_b, delta_b, seen_b = (half[side] for half in halves)
-            selected.append(select_tokens(delta_b, seen_b, branch=branch, **options))  # type: ignore[arg-type]
-            weights.append(
-                exploration_weights(
-                    u_b, delta_b, seen_b, branch=branch, alpha=self.alpha, center=self.center, **options
-                )  # type: ignore[arg-type]
-            )
+            values = [half[side] for half in halves]
+            chosen: dict[str, Any] = {
+                "branch": branch,
+                "tau": self.tau,
+                "scope": self.scope,
+                "select": self.select,
+            }
+            weighed = self.branches in ("both", branch)
+            selected.append(choose_tokens(*values, **chosen) & weighed)
+            made = exploration_weights(*values, alpha=self.alpha, center=self.center, **chosen)
+            weights.append(made if weighed else torch.ones_like(made))
         return Signals(u, delta, torch.cat(selected), torch.cat(weights))
 
     def _controlled(self, weights: Tensor, batch: PairBatch, step: int) -> Tensor:
         seen = batch.mask & batch.has_image.repeat(2)[:, None]
-        if self.control == "constant":
+        if self.control in ("constant", "mean_one"):
             means = [
                 w[m].mean() if m.any() else w.new_ones(())
                 for w, m in zip(weights.chunk(2), seen.chunk(2), strict=True)
             ]
             flat = torch.stack(means).repeat_interleave(len(batch.ids))[:, None].expand_as(weights)
-            return torch.where(seen, flat, 1)
+            return torch.where(seen, flat if self.control == "constant" else weights / flat, 1)
         if self.control == "shuffled":
             weights = weights.clone()
             for row, keep in enumerate(seen):

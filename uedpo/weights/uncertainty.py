@@ -15,6 +15,7 @@ EPS = 1e-6
 Branch = Literal["chosen", "rejected"]
 Center = Literal["mean", "median", "first_quartile"]
 Scope = Literal["response", "batch"]
+Select = Literal["sensitivity", "signal", "all"]
 
 
 def epistemic_uncertainty(clear_logits: Tensor, corrupted_logits: Tensor, tokens: Tensor) -> Tensor:
@@ -79,6 +80,28 @@ def select_tokens(sensitivity: Tensor, mask: Tensor, *, branch: Branch, tau: flo
     return (key <= threshold).reshape(mask.shape) & mask
 
 
+def choose_tokens(
+    uncertainty: Tensor,
+    sensitivity: Tensor,
+    mask: Tensor,
+    *,
+    branch: Branch,
+    tau: float,
+    scope: Scope,
+    select: Select,
+) -> Tensor:
+    """I by another rule, bool [B, T].
+
+    "sensitivity" is `select_tokens`, the paper's; "signal" takes the share tau with the highest
+    `uncertainty` in both branches; "all" takes every response token.
+    """
+    if select == "all":
+        return mask.bool()
+    if select == "signal":
+        return select_tokens(uncertainty, mask, branch="rejected", tau=tau, scope=scope)
+    return select_tokens(sensitivity, mask, branch=branch, tau=tau, scope=scope)
+
+
 def exploration_weights(
     uncertainty: Tensor,
     sensitivity: Tensor,
@@ -89,6 +112,7 @@ def exploration_weights(
     tau: float,
     center: Center = "mean",
     scope: Scope = "response",
+    select: Select = "sensitivity",
 ) -> Tensor:
     """lambda_t = 1 +- alpha 1[t in I] sigmoid((u_t - mu_I) / s_I); + for chosen, - for rejected.
 
@@ -98,7 +122,7 @@ def exploration_weights(
     rounding traps (see `select_tokens`).
 
     Args:
-        uncertainty: u [B, T].
+        uncertainty: u, or another signal in its place, [B, T].
         sensitivity: Delta [B, T].
         mask: bool [B, T], True on response tokens.
         branch: "chosen" or "rejected".
@@ -106,18 +130,21 @@ def exploration_weights(
         tau: share selected, in (0, 0.5].
         center: what mu_I is.
         scope: whether I, mu_I and s_I are taken per response or over the whole batch given.
+        select: what I is, see `choose_tokens`.
 
     Returns:
         Detached weights [B, T] in the dtype of `uncertainty`.
 
     Raises:
-        ValueError: alpha, tau, branch, center or scope out of range, or shapes that differ.
+        ValueError: alpha, tau, branch, center, scope or select out of range, or shapes that differ.
     """
-    _check_options(alpha, tau, branch, center, scope)
+    _check_options(alpha, tau, branch, center, scope, select)
     if not uncertainty.shape == sensitivity.shape == mask.shape:
         raise ValueError("uncertainty, sensitivity and mask must have one shape [B, T]")
     uncertainty, mask = uncertainty.detach(), mask.bool()
-    selected = select_tokens(sensitivity.detach(), mask, branch=branch, tau=tau, scope=scope)
+    selected = choose_tokens(
+        uncertainty, sensitivity.detach(), mask, branch=branch, tau=tau, scope=scope, select=select
+    )
     rows_u = uncertainty.reshape(1, -1) if scope == "batch" else uncertainty
     rows_i = selected.reshape(rows_u.shape)
     num = rows_i.sum(-1, keepdim=True)
@@ -143,7 +170,7 @@ def _quantile(values: Tensor, keep: Tensor, q: float) -> Tensor:
     return torch.where(keep.any(-1, keepdim=True), result, 0)
 
 
-def _check_options(alpha: float, tau: float, branch: str, center: str, scope: str) -> None:
+def _check_options(alpha: float, tau: float, branch: str, center: str, scope: str, select: str) -> None:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: must be in [0, 1]; 0 gives plain DPO")
     if not 0 < tau <= 0.5:
@@ -152,6 +179,7 @@ def _check_options(alpha: float, tau: float, branch: str, center: str, scope: st
         ("branch", branch, ("chosen", "rejected")),
         ("center", center, ("mean", "median", "first_quartile")),
         ("scope", scope, ("response", "batch")),
+        ("select", select, ("sensitivity", "signal", "all")),
     ):
         if value not in allowed:
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(allowed)}")

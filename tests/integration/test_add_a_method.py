@@ -1,0 +1,32 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.test_run import TINY
+
+DOC = Path(__file__).parents[2] / "docs" / "add_a_method.md"
+
+
+def test_the_walk_works_as_it_stands(tmp_path):
+    text = DOC.read_text()
+    names = []
+    for name, body in re.findall(r"```\w+\n# (\S+)\n(.*?)```", text, flags=re.DOTALL):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(body)
+        names.append(name)
+    assert names == ["focal.py", "conf/loss/focal.yaml", "test_focal.py"]
+    command = re.search(r"```\n(python -m uedpo\.run .*)\n```", text).group(1).split()
+    where = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600}
+    where["env"] = os.environ | {"PYTHONPATH": str(DOC.parents[1])}
+    tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_focal.py"], **where)
+    assert "2 passed" in tests.stdout, tests.stdout
+    out = f"hydra.run.dir={tmp_path / 'run'}"
+    run = subprocess.run([sys.executable, *command[1:], *TINY, out], **where)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (tmp_path / "run" / "report.html").is_file()
+    bad = subprocess.run([sys.executable, *command[1:], "loss.gamma=-1"], **where)
+    assert bad.returncode == 2
+    assert "loss.gamma=-1" in bad.stderr

@@ -1,0 +1,94 @@
+"""What processors say beside ids and pixels reaches the batch; padding never changes the noise."""
+
+import pytest
+import torch
+
+from uedpo.data.collate import PairCollator
+from uedpo.types import PreferencePair
+from uedpo.weights.corruption import corrupt
+
+IMAGE = 9
+
+
+class Tokenizer:
+    eos_token_id, pad_token_id = 1, 0
+
+    def __call__(self, text, add_special_tokens=False):
+        return {"input_ids": [ord(c) for c in text]}
+
+
+class GridProcessor:
+    """Speaks as Qwen's processors do: patches of an image in one row, a grid, token types."""
+
+    tokenizer = Tokenizer()
+
+    def apply_chat_template(self, messages, add_generation_prompt):
+        return messages[0]["content"][-1]["text"]
+
+    def __call__(self, images, text, return_tensors):
+        rows, columns = images[0]
+        ids = [5] * 2 + [IMAGE] * (rows * columns // 4) + [6]
+        return {
+            "input_ids": torch.tensor([ids]),
+            "attention_mask": torch.ones(1, len(ids)),
+            "mm_token_type_ids": (torch.tensor([ids]) == IMAGE).long(),
+            "pixel_values": torch.full((rows * columns, 3), float(rows)),
+            "image_grid_thw": torch.tensor([[1, rows, columns]]),
+        }
+
+
+class PatchProcessor(GridProcessor):
+    """Speaks as LLaVA-NeXT's processor does: a number of patches that depends on the image."""
+
+    def __call__(self, images, text, return_tensors):
+        rows, columns = images[0]
+        ids = torch.tensor([[5, IMAGE, 6]])
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "pixel_values": torch.full((1, rows, 3, 2, 2), float(rows)),
+            "image_sizes": torch.tensor([[rows, columns]]),
+        }
+
+
+def pair(name, image):
+    return PreferencePair(name, image, "prompt", "yes", "no")
+
+
+@pytest.fixture
+def pairs():
+    return [pair("a", (2, 4)), pair("b", None), pair("c", (4, 4))]
+
+
+def test_grids_and_token_types_are_carried_with_text_only_rows_between(pairs):
+    batch = PairCollator(GridProcessor(), 9)(pairs)
+    assert batch.image_inputs["image_grid_thw"].tolist() == [[1, 2, 4], [0, 0, 0], [1, 4, 4]]
+    assert batch.pixel_lengths == [8, 0, 16]
+    assert batch.pixel_values.shape == (3, 16, 3)
+    assert (batch.pixel_values[0, :8] == 2).all()
+    assert (batch.pixel_values[0, 8:] == 0).all()
+    types = batch.inputs["mm_token_type_ids"]
+    assert torch.equal(types.bool(), batch.inputs["input_ids"] == IMAGE)
+    assert types.sum(1).tolist() == [2, 0, 4] * 2
+
+
+def test_patches_and_sizes_are_carried(pairs):
+    batch = PairCollator(PatchProcessor(), 9)(pairs)
+    assert batch.image_inputs["image_sizes"].tolist() == [[2, 4], [0, 0], [4, 4]]
+    assert batch.pixel_values.shape == (3, 4, 3, 2, 2)
+    assert batch.pixel_lengths == [2, 0, 4]
+
+
+def test_text_only_batches_have_no_pixels():
+    batch = PairCollator(GridProcessor(), 9)([pair("b", None)])
+    assert batch.pixel_values is None
+    assert batch.image_inputs == {}
+    assert "mm_token_type_ids" not in batch.inputs
+
+
+def test_noise_does_not_depend_on_padding(pairs):
+    collate = PairCollator(GridProcessor(), 9)
+    together, alone = collate(pairs), collate(pairs[:1])
+    noisy, own = (corrupt(b.pixel_values, b.ids, lengths=b.pixel_lengths) for b in (together, alone))
+    assert torch.equal(noisy[0, :8], own[0])
+    assert (noisy[0, 8:] == 0).all()

@@ -1,0 +1,205 @@
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from uedpo.metrics import ratio_metrics
+from uedpo.report.compare import compare
+from uedpo.results import (
+    BASE,
+    append_row,
+    base_config,
+    differing,
+    key_of,
+    make_row,
+    method_name,
+    pack,
+    read_rows,
+    trial_config,
+    unpack,
+    value_of,
+)
+from uedpo.types import InputError
+
+COUNTS = ("captions", "mentions", "hallucinated", "hallucinated_captions", "present", "found",
+          "small_present", "small_found", "attributes", "attributes_right", "positions",
+          "positions_right", "pope", "pope_right", "words")  # fmt: skip
+CONFIG = {
+    "name": "n", "method": "DPO", "seed": 0, "threads": 1, "results": "r.jsonl", "logger": {"a": 1},
+    "callbacks": {"b": 1}, "model": {"path": "m", "lora": {"r": 4}}, "evaluation": {"start": 5},
+    "loss": {"_target_": "uedpo.loss.dpo.dpo_loss", "beta": "${model.lora.r}"}, "weights": {},
+    "optim": {"lr": 0.1},
+}  # fmt: skip
+
+
+def config(**changes):
+    return trial_config(OmegaConf.create(CONFIG | changes))
+
+
+def scenes(rate, seed=0, num=200):
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(num) < rate
+    return [dict.fromkeys(COUNTS, 1) | {"mentions": 2, "hallucinated": int(w)} for w in wrong]
+
+
+def row(method, seed, rate, **changes):
+    rows = scenes(rate, seed)
+    made = config(method=method, seed=seed, **changes)
+    return make_row(made, {"shift": ratio_metrics(rows, resamples=20)}, {"shift": rows}, 1.0)
+
+
+def base_row(rate=0.2):
+    rows = scenes(rate, 99)
+    made = base_config(OmegaConf.create(CONFIG))
+    return make_row(made, {"shift": ratio_metrics(rows, resamples=20)}, {"shift": rows}, 1.0)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "results.jsonl"
+    for made in [row("DPO", s, 0.4) for s in (0, 1, 2)] + [row("UE-DPO", s, 0.1) for s in (2, 1, 0)]:
+        append_row(path, made)
+    append_row(path, base_row())
+    return path
+
+
+def test_config_of_a_trial_leaves_out_what_cannot_change_a_result():
+    assert config()["loss"]["beta"] == 4
+    same = config(name="x", threads=2, results="y", logger={}, callbacks={})
+    assert key_of(same) == key_of(config())
+    assert key_of(config(seed=1)) != key_of(config())
+    base = base_config(OmegaConf.create(CONFIG))
+    assert base == {"method": BASE, "model": {"path": "m"}, "evaluation": {"start": 5}}
+
+
+def test_method_name_falls_back_to_loss_and_control():
+    assert method_name(config()) == "DPO"
+    plain = config(method=None, loss={"_target_": "uedpo.loss.ue_dpo.ue_dpo_loss"})
+    assert method_name(plain) == "UE-DPO"
+    assert method_name(plain | {"weights": {"control": "shuffled"}}) == "UE-DPO (control: shuffled)"
+    assert value_of(plain, "method") == "UE-DPO"
+    assert value_of(plain, "optim.lr") == 0.1
+    assert value_of(plain, "weights.alpha") == ""
+
+
+def test_differing_names_leaves_that_differ_or_are_absent():
+    a, b = {"x": {"y": 1, "z": 2}, "s": 0}, {"x": {"y": 1, "z": 3, "w": 4}, "s": 1}
+    assert differing([a, b], ["s"]) == ["x.w", "x.z"]
+    assert differing([a, b], ["s", "x"]) == []
+    assert differing([a], []) == []
+
+
+def test_pack_is_undone_by_unpack():
+    rows = [{"a": 0, "b": 255}, {"a": 7, "b": 1}]
+    table = unpack(json.loads(json.dumps(pack(rows))))
+    assert table["a"].tolist() == [0, 7]
+    assert table["b"].tolist() == [255, 1]
+    with pytest.raises(ValueError, match=r"\[0, 255\]"):
+        pack([{"a": 256}])
+
+
+def test_rows_come_back_by_key_and_the_first_of_two_wins(tmp_path):
+    path = tmp_path / "deep" / "results.jsonl"
+    assert read_rows(path) == {}
+    first = row("DPO", 0, 0.5)
+    append_row(path, first)
+    append_row(path, first | {"seconds": 9.0})
+    assert read_rows(path) == {key_of(config(method="DPO", seed=0)): first}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda line: line[:40], "not a row of results"),
+        (lambda line: "[1]", "not a row of results"),
+        (lambda line: line.replace('"seconds"', '"second"'), "no seconds"),
+        (lambda line: line.replace('"lr": 0.1', '"lr": 0.2'), "key is not that of its config"),
+        (lambda line: line.replace('"data": "', '"data": "AAAA'), "not a row of results"),
+        (lambda line: line.replace('"scenes": 200', '"scenes": 199'), "not a row of results"),
+    ],
+)
+def test_broken_lines_are_named(file, damage, message):
+    lines = file.read_text().splitlines()
+    lines[1] = damage(lines[1])
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError) as caught:
+        read_rows(file)
+    text = str(caught.value)
+    assert text.startswith(f"{file}:2: ")
+    assert message in text
+    assert "\n" not in text
+
+
+def _append_many(path, worker):
+    for i in range(40):
+        append_row(path, row(f"m{worker}", i, 0.5))
+
+
+def test_parallel_runs_never_mix_lines(tmp_path):
+    path = tmp_path / "results.jsonl"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_append_many, args=(path, n)) for n in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(read_rows(path)) == 80
+
+
+def table_rows(text):
+    return {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+
+
+def test_compare_writes_means_differences_and_plot(file, tmp_path):
+    text = compare(file, ["method"], ("DPO",), [], "shift", tmp_path / "out")
+    assert (tmp_path / "out.md").read_text() == text
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    means, differences = text.split("Difference from DPO")
+    assert list(table_rows(means))[2:] == ["base model", "DPO", "UE-DPO"]
+    assert "| 3 |" in table_rows(means)["UE-DPO"]
+    assert "| 1 |" in table_rows(means)["base model"]
+    assert list(table_rows(differences))[2:] == ["base model", "UE-DPO"]
+    cells = table_rows(differences)["UE-DPO"].split(" | ")
+    # mentions are 2 a scene, so CHAIR_i is half the rate of scenes: 5 % against 20 %
+    assert cells[1].startswith("**-1")
+    assert cells[2] == "+0.0 [+0.0, +0.0]"
+
+
+def test_compare_within_each_value_of_another_key(file, tmp_path):
+    for seed in (0, 1):
+        append_row(file, row("DPO", seed, 0.1, optim={"lr": 0.5}))
+        append_row(file, row("UE-DPO", seed, 0.4, optim={"lr": 0.5}))
+    with pytest.raises(InputError, match=r"differ in optim\.lr: add it to --by"):
+        compare(file, ["method"], None, [], "shift", tmp_path / "out")
+    text = compare(file, ["method", "optim.lr"], ("DPO",), [], "shift", tmp_path / "out")
+    differences = text.split("Difference from DPO")[1]
+    assert "| UE-DPO | 0.1 | **-" in differences
+    assert "| UE-DPO | 0.5 | **+" in differences
+    assert "| DPO |" not in differences
+    fixed = compare(file, ["method", "optim.lr"], ("DPO", "0.1"), [], "shift", tmp_path / "out")
+    assert "| DPO | 0.5 | **-" in fixed.split("Difference from DPO, 0.1")[1]
+    chosen = compare(file, ["method"], ("DPO",), ["optim.lr=0.5"], "shift", tmp_path / "out")
+    assert "| 2 |" in table_rows(chosen.split("Difference")[0])["UE-DPO"]
+
+
+def test_compare_leaves_cells_empty_where_a_metric_has_no_denominator(tmp_path):
+    path = tmp_path / "results.jsonl"
+    rows = [dict.fromkeys(COUNTS, 1) | {"pope": 0, "pope_right": 0}] * 5
+    for method in ("DPO", "TPO"):
+        metrics = {"shift": ratio_metrics(rows, resamples=20)}
+        append_row(path, make_row(config(method=method), metrics, {"shift": rows}, 1.0))
+    text = compare(path, ["method"], ("DPO",), [], "shift", tmp_path / "out")
+    assert table_rows(text.split("Difference")[1])["TPO"].endswith("|  |")
+
+
+def test_compare_refuses_what_does_not_compare(file, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="settings: base model; DPO; UE-DPO"):
+        compare(file, ["method"], ("PPO",), [], "shift", out)
+    with pytest.raises(InputError, match="no rows"):
+        compare(file, ["method"], None, ["seed=7", "method=DPO"], "shift", out)
+    append_row(file, row("TPO", 0, 0.1, evaluation={"start": 6}))
+    with pytest.raises(InputError, match=r"evaluated differently.*--where"):
+        compare(file, ["method"], ("DPO",), [], "shift", out)

@@ -1,0 +1,97 @@
+"""Rules between keys of a configuration; `uedpo.validate` checks each key by itself first."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from uedpo.loss import ON_REQUEST
+
+# loss -> the weights it is for; and the losses that refuse weights
+WEIGHTED = {"ue_dpo": "uncertainty", "rlhf_v": "segments", "opa_dpo": "segments"}
+UNWEIGHTED = ("dpo", "tpo", "v_dpo", "mdpo", "napo", "da_dpo")
+
+
+def cross_rules(
+    values: Mapping[str, Any], parameters_of: Callable[[str], Mapping[str, Any]]
+) -> Iterator[str]:
+    """One line for each rule that `values`, plain and resolved, break.
+
+    Args:
+        parameters_of: dotted name of a target -> its parameters.
+    """
+
+    def at(*keys: str) -> Any:
+        node: Any = values
+        for key in keys:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return node
+
+    yield from _method(at, parameters_of)
+    yield from _steps(at)
+    attention = at("model", "attn_implementation")
+    if at("scoring") == "prefix_shared" and attention in ("eager", "flash_attention_2"):
+        yield (
+            f"model.attn_implementation={attention!r}: scoring=prefix_shared brings its own attention; "
+            "use sdpa, or scoring=plain"
+        )
+    resume = at("resume")
+    if isinstance(resume, str) and not Path(resume).is_file():
+        yield f"resume={resume!r}: no such file; give the path of a checkpoint"
+    factors = [
+        at("data", "batch_size"),
+        *(at("trainer", n) for n in ("accumulate_grad_batches", "devices", "num_nodes")),
+    ]
+    numbers = [1 if f is None else f for f in factors]
+    want = at("global_batch")
+    if isinstance(want, int) and all(isinstance(n, int) for n in numbers):
+        product = functools.reduce(lambda a, b: a * b, numbers)
+        if product != want:
+            yield (
+                f"global_batch={want}: data.batch_size x trainer.accumulate_grad_batches x devices x nodes "
+                f"is {' x '.join(map(str, numbers))} = {product}; change one of them"
+            )
+
+
+def _steps(at: Any) -> Iterator[str]:
+    """Whether validation falls between optimiser steps, and within the run."""
+    every, steps, accumulate = (
+        at("trainer", n) for n in ("val_every_n_batches", "max_steps", "accumulate_grad_batches")
+    )
+    if all(isinstance(n, int) and n > 0 for n in (every, steps, accumulate)):
+        if every % accumulate:
+            yield (
+                f"trainer.val_every_n_batches={every}: must be a multiple of accumulate_grad_batches="
+                f"{accumulate}, or checkpoints fall between optimiser steps"
+            )
+        if every > steps * accumulate:
+            yield (
+                f"trainer.val_every_n_batches={every}: the run has {steps * accumulate} micro-batches, so it "
+                "would never validate; lower it, or 0 for no validation"
+            )
+
+
+def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:
+    """Whether loss, weights, corruption and data of a method fit together."""
+    weighed = at("weights", "_target_") is not None
+    target = str(at("loss", "_target_"))
+    name = target.rsplit(".", 1)[-1].removesuffix("_loss")
+    if name in WEIGHTED and not weighed:
+        yield f"loss={name} needs token weights: add weights={WEIGHTED[name]}, or use loss=dpo"
+    if name in UNWEIGHTED and weighed:
+        yield f"loss={name} takes no token weights: add weights=uniform, or use loss=ue_dpo"
+    if (name == "napo") != bool(at("data", "negatives")):
+        yield "loss=napo and data.negatives=true go together: it is the loss of four responses a pair"
+    try:
+        asked = [p for p in parameters_of(target) if p in ON_REQUEST and p != "similarity"]
+    except Exception:  # reported already
+        asked = []
+    probes = str(at("weights", "_target_")).endswith("UncertaintyProbe")
+    dropout = at("model", "lora", "dropout")
+    if (probes or asked) and dropout:
+        yield (
+            f"model.lora.dropout={dropout}: must be 0 with weights=uncertainty or loss={name}, "
+            "or clear and corrupted image are scored under different masks"
+        )

@@ -1,0 +1,45 @@
+"""Plain scoring: one padded forward pass over all responses, each with its prompt and image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uedpo.scoring.head import token_scores
+from uedpo.types import PairBatch, TokenScores
+
+
+def score(model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> TokenScores:
+    """Score every response token of `batch`.
+
+    Args:
+        model: an image-text-to-text model, or a PEFT model around one.
+        batch: B pairs; rows of its texts are response-major: B chosen, B rejected, further ones.
+        pixel_values: [B, ...] in the place of the batch's own (the corrupted images).
+    """
+    base = unwrap(model)
+    copies = len(batch.tokens) // len(batch.ids)
+    images = image_inputs(base, batch, batch.pixel_values if pixel_values is None else pixel_values)
+    images = {name: torch.cat([value] * copies) for name, value in images.items()}
+    states = base.model(**batch.inputs, **images, use_cache=False).last_hidden_state
+    rows = torch.arange(len(states), device=states.device)[:, None].expand_as(batch.mask)[batch.mask]
+    return token_scores(base, states[rows, batch.positions[batch.mask]], batch)
+
+
+def unwrap(model: Any) -> Any:
+    """The image-text-to-text model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def image_inputs(base: Any, batch: PairBatch, pixels: Tensor | None) -> dict[str, Tensor]:
+    """Pixels and their side tensors as the model takes them, text-only pairs left out."""
+    if pixels is None or not batch.has_image.any():
+        return {}
+    pixels = pixels[batch.has_image].to(next(base.parameters()).dtype)
+    sides = {name: value[batch.has_image] for name, value in batch.image_inputs.items()}
+    if "image_grid_thw" in sides:  # these models take the patches of all images in one row
+        lengths = [n for n in batch.pixel_lengths or [] if n]
+        pixels = torch.cat([p[:n] for p, n in zip(pixels, lengths, strict=True)])
+    return {"pixel_values": pixels, **sides}

@@ -1,0 +1,189 @@
+"""Prefix-shared scoring: image and prompt of a pair run once for all of its responses.
+
+A batch becomes one flat row [prefix | chosen | rejected | ... | prefix | ...] without padding, and
+the frozen vision tower runs outside the language model, once for whoever scores the same images.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uedpo.scoring.attention import NAME, PrefixLayout
+from uedpo.scoring.head import token_scores
+from uedpo.scoring.last_layer import read_needed_only
+from uedpo.scoring.plain import image_inputs, unwrap
+from uedpo.types import InputError, PairBatch, TokenScores
+
+FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@dataclass
+class ImageFeatures:
+    """What the vision tower and projector made of the images; the names are those of transformers.
+
+    Attributes:
+        pooler_output: one tensor [image tokens, H] per image.
+        deepstack_features: the same of earlier tower layers (Qwen3-VL), or None.
+    """
+
+    pooler_output: Any
+    deepstack_features: Any = None
+
+
+@dataclass
+class Packed:
+    """A batch as one flat row of S tokens.
+
+    Attributes:
+        input_ids: [1, S].
+        position_ids: [1, S], or [3, 1, S] where positions have three axes.
+        layout: where prefixes and responses (each without its last token) lie.
+        index: [N], the state that predicts each response token, in the order of the batch's mask.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    layout: PrefixLayout
+    index: Tensor
+
+
+def check_config(config: Any, attn_implementation: str) -> None:
+    """Refuse what this path cannot score, before weights load.
+
+    Args:
+        config: transformers config of the model.
+        attn_implementation: asked for the model.
+
+    Raises:
+        InputError: with the reason and the remedy.
+    """
+    remedy = "or use scoring=plain"
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"scoring=prefix_shared: model type {config.model_type!r} is not one of "
+            f"{', '.join(FAMILIES)}; take one of these {remedy}"
+        )
+    if attn_implementation != "sdpa":
+        raise InputError(
+            f"scoring=prefix_shared: it brings its own attention, which "
+            f"model.attn_implementation={attn_implementation!r} would bypass; use sdpa {remedy}"
+        )
+    text = config.get_text_config()
+    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
+        raise InputError(
+            f"scoring=prefix_shared: the model attends within a sliding window of {text.sliding_window}, "
+            f"which prefix sharing does not; use scoring=plain"
+        )
+
+
+def attach(model: Any) -> None:
+    """Switch the language model to the shared-prefix attention; generating works as before.
+
+    Raises:
+        InputError: vision tower or projector are trained, or transformers is too old.
+    """
+    base = unwrap(model)
+    if base.config.get_text_config()._attn_implementation == NAME:
+        return
+    check_config(base.config, str(base.config._attn_implementation))
+    if "mm_encoder_outputs" not in inspect.signature(base.model.forward).parameters:
+        raise InputError(
+            "scoring=prefix_shared: this version of transformers does not take image features; "
+            "upgrade transformers, or use scoring=plain"
+        )
+    for name, parameter in base.model.named_parameters():
+        if parameter.requires_grad and not name.startswith("language_model."):
+            raise InputError(
+                f"scoring=prefix_shared: {name} is trained, but image features are computed once without "
+                "gradient; train the language model only (model.lora.target_modules), or use scoring=plain"
+            )
+    base.set_attn_implementation({"text_config": NAME})
+    read_needed_only(base.model.language_model.layers[-1])
+
+
+@torch.no_grad()
+def image_features(model: Any, batch: PairBatch, pixel_values: Tensor | None) -> ImageFeatures | None:
+    """Features of the images of `batch`, or of `pixel_values` [B, ...]; None where no pair has one."""
+    base = unwrap(model)
+    inputs = image_inputs(base, batch, pixel_values)
+    if not inputs:
+        return None
+    made = base.model.get_image_features(**inputs, return_dict=True)
+    return ImageFeatures(made.pooler_output, getattr(made, "deepstack_features", None))
+
+
+def pack(model: Any, batch: PairBatch) -> Packed:
+    """Lay out `batch` for `model`; all responses of a pair must share its prompt."""
+    base, num_pairs = unwrap(model), len(batch.ids)
+    prefixes = (batch.positions[:num_pairs, 0] + 1).tolist()
+    lengths = batch.mask.sum(1).tolist()
+    fed = [max(0, length - 1) for length in lengths]  # nothing follows a last token: it is no input
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    rows: list[Tensor | None] = [None] * len(lengths)
+    layout = []
+    start, grids = 0, _grids(batch)
+    for i, prefix in enumerate(prefixes):
+        own = range(i, len(lengths), num_pairs)
+        layout.append((prefix, *(fed[row] for row in own)))
+        ids.append(batch.inputs["input_ids"][i, :prefix])
+        at = _prefix_positions(base, batch, i, prefix, grids[i])
+        positions.append(at)
+        first, begin = int(at.max()) + 1, start + prefix
+        for row in own:
+            ids.append(batch.tokens[row, : fed[row]])
+            steps = torch.arange(lengths[row], device=at.device)
+            positions.append((first + steps[: fed[row]]).expand(*at.shape[:-1], fed[row]))
+            predicted_by = begin - 1 + steps
+            predicted_by[:1] = start + prefix - 1  # the first token of each response follows the prefix
+            rows[row] = predicted_by
+            begin += fed[row]
+        start = begin
+    index = torch.cat([row for row in rows if row is not None])
+    return Packed(
+        torch.cat(ids)[None],
+        torch.cat(positions, -1).unsqueeze(-2),
+        PrefixLayout(layout, torch.unique(index)),
+        index,
+    )
+
+
+def _grids(batch: PairBatch) -> list[Tensor | None]:
+    grids = batch.image_inputs.get("image_grid_thw")
+    if grids is None:
+        return [None] * len(batch.ids)
+    return [grid if seen else None for grid, seen in zip(grids, batch.has_image.tolist(), strict=True)]
+
+
+def _prefix_positions(base: Any, batch: PairBatch, row: int, prefix: int, grid: Tensor | None) -> Tensor:
+    """[prefix], or [3, prefix] for models that place image tokens on a grid."""
+    ids = batch.inputs["input_ids"][row, :prefix]
+    if not hasattr(base.model, "get_rope_index"):
+        return torch.arange(prefix, device=ids.device)
+    if grid is None:
+        return torch.arange(prefix, device=ids.device).expand(3, -1)
+    kinds = batch.inputs["mm_token_type_ids"][row, :prefix]
+    made: Tensor = base.model.get_rope_index(ids[None], kinds[None], image_grid_thw=grid[None])[0][:, 0]
+    return made
+
+
+def score(model: Any, batch: PairBatch, packed: Packed, features: ImageFeatures | None) -> TokenScores:
+    """Score every response token of `batch`, of which `packed` is the layout."""
+    base = unwrap(model)
+    # transformers would read restarting positions as packed documents and make a mask of its own;
+    # a 4-D mask goes through untouched, and the attention ignores it
+    untouched = packed.input_ids.new_zeros(1, 1, 1, 1)
+    states = base.model(
+        input_ids=packed.input_ids,
+        attention_mask=untouched,
+        position_ids=packed.position_ids,
+        mm_encoder_outputs=None if features is None else {"image": features},
+        prefix_layout=packed.layout,
+        use_cache=False,
+    ).last_hidden_state
+    return token_scores(base, states[0].index_select(0, packed.index), batch)

@@ -1,0 +1,66 @@
+"""The one object that scores for policy, probe and reference."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from uedpo.scoring import plain, prefix_shared
+from uedpo.types import PairBatch, TokenScores
+
+Mode = Literal["prefix_shared", "plain"]
+
+
+class Scorer:
+    """Scores response tokens the same way for policy, probe and reference.
+
+    With "prefix_shared", everyone who scores the same batch object shares its layout, and everyone
+    who scores the same pixels shares their features: the frozen vision tower runs once per image.
+
+    Args:
+        mode: "prefix_shared", or "plain" for any model that transformers loads.
+    """
+
+    def __init__(self, mode: Mode = "prefix_shared") -> None:
+        if mode not in ("prefix_shared", "plain"):
+            raise ValueError(f"scoring={mode!r}: must be prefix_shared or plain")
+        self.mode = mode
+        self._batch: PairBatch | None = None
+        self._packed: prefix_shared.Packed | None = None
+        self._features: list[tuple[Tensor | None, int, Any]] = []
+
+    def check(self, config: Any, attn_implementation: str) -> None:
+        """Raise InputError, with reason and remedy, if models of this config cannot be scored so."""
+        if self.mode == "prefix_shared":
+            prefix_shared.check_config(config, attn_implementation)
+
+    def attach(self, model: Any) -> None:
+        """Make a freshly loaded policy or reference ready; raises InputError like `check`."""
+        if self.mode == "prefix_shared":
+            prefix_shared.attach(model)
+
+    def score(self, model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> TokenScores:
+        """Scores of every response token of `batch`.
+
+        Args:
+            model: one that was attached; image features of the first model to score a batch serve
+                the others, whose vision tower is the same.
+            batch: B pairs; rows of its texts are response-major: B chosen, B rejected, further ones.
+            pixel_values: [B, ...] in the place of the batch's own (the corrupted images).
+        """
+        if self.mode == "plain":
+            return plain.score(model, batch, pixel_values)
+        if batch is not self._batch or self._packed is None:
+            self._batch, self._packed, self._features = batch, prefix_shared.pack(model, batch), []
+        pixels = batch.pixel_values if pixel_values is None else pixel_values
+        return prefix_shared.score(model, batch, self._packed, self._features_of(model, batch, pixels))
+
+    def _features_of(self, model: Any, batch: PairBatch, pixels: Tensor | None) -> Any:
+        version = 0 if pixels is None else pixels._version  # an in-place change makes other images
+        for known, known_version, features in self._features:
+            if known is pixels and known_version == version:
+                return features
+        features = prefix_shared.image_features(model, batch, pixels)
+        self._features.append((pixels, version, features))
+        return features
