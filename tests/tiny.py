@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from uedpo.model.hf import LANGUAGE_LINEAR
+from uedpo.model.lora import add_lora
 from uedpo.scoring.prefix_shared import FAMILIES
 from uedpo.types import PairBatch
 
@@ -95,7 +95,7 @@ def tiny_model(family, *, adapter_std=0.3, checkpointing=False, dtype=torch.floa
                 parameter.normal_(std=0.15)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=4, target_modules=LANGUAGE_LINEAR))
+    model = add_lora(model, 4, 4.0, 0.0, LANGUAGE_LINEAR)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

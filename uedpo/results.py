@@ -27,12 +27,19 @@ BASE = "base model"
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
 _LEFT_OUT = ("name", "threads", "results", "logger", "callbacks")
+# options that came after rows were stored -> the value that leaves those rows valid
+_NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False}
 
 
 def trial_config(cfg: DictConfig) -> dict[str, Any]:
     """What determines a trial, resolved."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
+    for path, neutral in _NEUTRAL.items():
+        *groups, key = path.split(".")
+        node = functools.reduce(lambda n, group: n.get(group, {}), groups, config)
+        if node.get(key) == neutral:
+            del node[key]
     return {str(k): v for k, v in config.items() if k not in _LEFT_OUT}
 
 

@@ -95,3 +95,15 @@ def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Itera
             f"model.lora.dropout={dropout}: must be 0 with weights=uncertainty or loss={name}, "
             "or clear and corrupted image are scored under different masks"
         )
+    saving = [
+        name
+        for name, off in (("every_n_steps", 1), ("reuse", False))
+        if at("weights", name) not in (off, None)
+    ]
+    if probes and saving and at("weights", "select") != "sensitivity":
+        signal = at("weights", "signal")
+        if signal in ("entropy", "surprisal", "margin"):
+            yield (
+                f"weights.{saving[0]}={at('weights', saving[0])}: saves probes, and signal={signal} with "
+                f"select={at('weights', 'select')} makes none; leave it at its default"
+            )

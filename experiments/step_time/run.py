@@ -1,4 +1,5 @@
-"""What a training step costs, TRL and ours: `python experiments/step_time/run.py [--quick] [--json PATH]`.
+"""What a training step costs, TRL and ours: `python experiments/step_time/run.py [--quick] [--json PATH]`,
+or `--grid`, or `--signals`.
 
 CPU seconds on one thread, medians of interleaved repetitions; memory in a process per variant.
 """
@@ -22,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from shape import LLAVA_7B, Shape, flops_per_pair
-from variants import OURS, TRL, steps
+from variants import OURS, SIGNALS, TRL, steps
 
 HERE = Path(__file__).parent
 GRID = ("trl", "dpo", "ue_dpo_live", "ue_dpo_cached")
@@ -104,6 +105,16 @@ def table(result: dict[str, dict[str, float]], response_tokens: int) -> str:
     )
 
 
+def signals(repetitions: int, path: Path) -> None:
+    """The step with other signals in the place of u, beside TRL's DPO, ours and UE-DPO."""
+    names = ("trl", "dpo", "ue_dpo_live", *SIGNALS)
+    times = {name: median(t) for name, t in seconds_per_pair(Shape(), names, repetitions).items()}
+    lines = ["| step | / trl | / dpo |", "|---|---|---|"]
+    lines += [f"| {n} | {t / times['trl']:.3f} | {t / times['dpo']:.3f} |" for n, t in times.items()]
+    print("\n".join(lines))
+    path.write_text("\n".join(lines) + "\n")
+
+
 def grid(path: Path) -> None:
     """Ratios to TRL over response lengths and batch sizes, measured and counted, a row at a time."""
     lines = [
@@ -154,6 +165,7 @@ def main() -> None:
     parser.add_argument(
         "--grid", action="store_true", help="response lengths and batch sizes instead (half an hour)"
     )
+    parser.add_argument("--signals", action="store_true", help="other signals in the place of u instead")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--response-tokens", type=int, default=100)
     parser.add_argument("--json", type=Path)
@@ -163,10 +175,14 @@ def main() -> None:
     if options.peak_of:
         print(peak_mb(options.peak_of, Shape(response_tokens=options.response_tokens)))
         return
+    repetitions = 3 if options.quick else options.repetitions
     if options.grid:
         grid(HERE / "grid.md")
         return
-    result: dict[str, Any] = compare(3 if options.quick else options.repetitions, options.response_tokens)
+    if options.signals:
+        signals(repetitions, HERE / "signals.md")
+        return
+    result: dict[str, Any] = compare(repetitions, options.response_tokens)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     text = table(result, options.response_tokens)

@@ -6,25 +6,25 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from shape import Shape, make_batch, make_model
 from torch import Tensor
 
 from uedpo.loss import dpo_loss, ue_dpo_loss
 from uedpo.model.hf import LANGUAGE_LINEAR, HFModel
+from uedpo.model.lora import add_lora
 from uedpo.scoring import Scorer
 from uedpo.weights.probe import UncertaintyProbe
 
 BETA = 0.1
 TRL = ("trl", "trl_stock", "trl_precomputed")
 OURS = ("dpo", "ue_dpo_plain", "ue_dpo_live", "ue_dpo_cached")
-
-
-def _lora(shape: Shape) -> LoraConfig:
-    return LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, target_modules=LANGUAGE_LINEAR)
+# UE-DPO with signals that need no probe, live and with a cached reference; "kl" needs one
+SIGNALS = ("entropy", "surprisal", "margin", "kl", "entropy_cached")
 
 
 def _wake(model: Any) -> None:
@@ -38,10 +38,14 @@ def _wake(model: Any) -> None:
 
 def our_losses(shape: Shape) -> tuple[Any, dict[str, Callable[[], Tensor]]]:
     """(policy, variant -> loss of one step) of this package."""
-    policy = get_peft_model(make_model(shape), _lora(shape))
+    policy = add_lora(make_model(shape), shape.rank, 2 * shape.rank, 0.0, LANGUAGE_LINEAR)
     _wake(policy)
     policy.train()
     batch, probe = make_batch(shape), UncertaintyProbe(alpha=0.3)
+    by_signal = {
+        name: UncertaintyProbe(alpha=0.3, signal=name, select="signal")  # type: ignore[arg-type]
+        for name in ("entropy", "surprisal", "margin", "kl")
+    }
     scorers = {mode: Scorer(mode) for mode in ("plain", "prefix_shared")}
     for scorer in scorers.values():
         scorer.attach(policy)
@@ -52,22 +56,26 @@ def our_losses(shape: Shape) -> tuple[Any, dict[str, Callable[[], Tensor]]]:
 
     cached = reference(scorers["prefix_shared"], batch)
 
-    def loss(mode: str, weigh: bool, reference_logps: Tensor | None = None) -> Tensor:
+    def loss(mode: str, probe: UncertaintyProbe | None, reference_logps: Tensor | None = None) -> Tensor:
         scorer, fresh = scorers[mode], dataclasses.replace(batch)  # a new step knows nothing of the last
         scores = scorer.score(policy, fresh)
         logps = reference(scorer, fresh) if reference_logps is None else reference_logps
-        if not weigh:
+        if probe is None:
             return dpo_loss(scores.logps, logps, batch.mask, beta=BETA).loss
-        with torch.no_grad():
-            corrupted = scorer.score(policy, fresh, probe.corrupt(fresh, 0))
+        corrupted = None
+        if probe.needs_probe:
+            with torch.no_grad():
+                corrupted = scorer.score(policy, fresh, probe.corrupt(fresh, 0))
         weights = probe.signals(fresh, scores, corrupted).weights
         return ue_dpo_loss(scores.logps, logps, batch.mask, weights, beta=BETA).loss
 
     return policy, {
-        "dpo": lambda: loss("prefix_shared", False),
-        "ue_dpo_plain": lambda: loss("plain", True),
-        "ue_dpo_live": lambda: loss("prefix_shared", True),
-        "ue_dpo_cached": lambda: loss("prefix_shared", True, cached),
+        "dpo": lambda: loss("prefix_shared", None),
+        "ue_dpo_plain": lambda: loss("plain", probe),
+        "ue_dpo_live": lambda: loss("prefix_shared", probe),
+        "ue_dpo_cached": lambda: loss("prefix_shared", probe, cached),
+        "entropy_cached": lambda: loss("prefix_shared", by_signal["entropy"], cached),
+        **{name: partial(loss, "prefix_shared", other) for name, other in by_signal.items()},
     }
 
 
@@ -90,7 +98,7 @@ def trl_losses(shape: Shape) -> tuple[Any, dict[str, Callable[[], Tensor]]]:
         ),
         train_dataset=Dataset.from_dict(row),
         processing_class=HFModel("uedpo:micro_llava").processor(),
-        peft_config=_lora(shape),
+        peft_config=LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, target_modules=LANGUAGE_LINEAR),
         data_collator=lambda rows: rows,
     )
     trainer.model.config.get_text_config().pad_token_id = None
@@ -135,7 +143,7 @@ def _head(like_cuda: bool) -> Iterator[None]:
 def steps(shape: Shape, names: tuple[str, ...]) -> dict[str, Callable[[], float]]:
     """variant -> a function that takes one whole training step and returns its loss."""
     result: dict[str, Callable[[], float]] = {}
-    for build, members in ((trl_losses, TRL), (our_losses, OURS)):
+    for build, members in ((trl_losses, TRL), (our_losses, OURS + SIGNALS)):
         if not set(members) & set(names):
             continue
         model, losses = build(shape)

@@ -120,11 +120,20 @@ def test_all_problems_come_in_one_message():
         ("loss=napo", "data.negatives=true go together"),
         ("data.negatives=true", "data.negatives=true go together"),
         ("weights.alpha=0,0.3,2", "weights.alpha=2"),
+        ("weights.every_n_steps=0", "weights.every_n_steps=0"),
         ("loss._target_=uedpo.loss.nope", "cannot be imported"),
     ],
 )
 def test_bad_values_name_key_value_and_range(override, part):
     assert part in problems(override)
+
+
+def test_saving_probes_where_none_are_made_is_refused():
+    text = problems("+method=entropy", "weights.reuse=true")
+    assert "weights.reuse=True: saves probes, and signal=entropy with select=signal makes none" in text
+    text = problems("weights.signal=margin", "weights.select=all", "weights.every_n_steps=2")
+    assert "weights.every_n_steps=2: saves probes" in text
+    check_overrides(["weights.signal=entropy", "weights.every_n_steps=2"])  # selecting still needs a probe
 
 
 def test_missing_group_and_broken_interpolation_are_named():

@@ -100,6 +100,13 @@ def test_pack_is_undone_by_unpack():
         pack([{"a": 256}])
 
 
+def test_an_option_at_its_neutral_value_leaves_the_key_as_it_was():
+    before = config(weights={"alpha": 0.3})
+    assert config(weights={"alpha": 0.3, "every_n_steps": 1, "reuse": False}) == before
+    for changed in ({"every_n_steps": 2}, {"reuse": True}):
+        assert key_of(config(weights={"alpha": 0.3, **changed})) != key_of(before)
+
+
 def test_rows_come_back_by_key_and_the_first_of_two_wins(tmp_path):
     path = tmp_path / "deep" / "results.jsonl"
     assert read_rows(path) == {}

@@ -95,14 +95,8 @@ class HFModel:
             model.model.language_model.requires_grad_(True)
             model.get_output_embeddings().requires_grad_(True)
         else:
-            from peft import LoraConfig, get_peft_model
+            from uedpo.model.lora import add_lora  # PEFT is slow to import
 
-            options = LoraConfig(
-                r=self.lora.r,
-                lora_alpha=self.lora.alpha,  # type: ignore[arg-type]
-                lora_dropout=self.lora.dropout,
-                target_modules=self.lora.target_modules,
-            )
-            model = get_peft_model(model, options)
+            model = add_lora(model, *self.lora)
         # from_pretrained returns eval mode, where transformers skips gradient checkpointing
         return model.train(), reference

@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from uedpo.types import Fraction, PairBatch, Tau, TokenScores
+from uedpo.types import Fraction, PairBatch, PositiveInt, Tau, TokenScores
 from uedpo.weights.corruption import Corruption, Diffusion, sample_noise
+from uedpo.weights.reuse import WeightMemory
 from uedpo.weights.signals import NEEDS_PROBE, Signal, token_signal
 from uedpo.weights.uncertainty import Center, Scope, Select, choose_tokens, exploration_weights
 
@@ -49,6 +50,10 @@ class UncertaintyProbe(pl.Callback):
             weights over the tokens of each response; "mean_one" divides by the branch's mean, which
             leaves the choice of tokens and removes the likelihood anchor. Without controls nobody
             can tell what choosing the tokens contributed.
+        every_n_steps: probe on every n-th optimiser step only; between them each token weighs its
+            branch's mean of the last probe, as with the control "constant".
+        reuse: a sample keeps the weights of its first visit in later epochs; a batch without a new
+            sample needs no probe. On more than one device ranks remember what they saw themselves.
         corruption: makes v'.
         seed: of the shuffling.
     """
@@ -63,12 +68,15 @@ class UncertaintyProbe(pl.Callback):
         center: Center = "mean",
         scope: Scope = "response",
         control: Control = "none",
+        every_n_steps: PositiveInt = 1,
+        reuse: bool = False,
         corruption: Corruption | None = None,
         seed: int = 0,
     ) -> None:
         self.alpha, self.tau, self.signal, self.select = alpha, tau, signal, select
         self.branches, self.center, self.scope = branches, center, scope
         self.control, self.seed = control, seed
+        self.every_n_steps, self.reuse, self.memory = every_n_steps, reuse, WeightMemory()
         self.corruption = corruption or Diffusion(seed=seed)
         self.module: Any = None
 
@@ -95,20 +103,40 @@ class UncertaintyProbe(pl.Callback):
         """lambda [2B, T] from the clear scores and a no-gradient pass on the corrupted images."""
         if batch.pixel_values is None:
             return torch.ones_like(clear.logps)
-        step, corrupted = self.module.global_step, None
+        step = self.module.global_step
+        made = self.memory.find(batch) if self.reuse else None
+        if made is None and step % self.every_n_steps:
+            made = self.memory.means_of(batch)
+        if made is None:
+            made = self._fresh(batch, clear, step)
+        weights = self._controlled(made, batch, step)
+        chosen, rejected = (x.bool() for x in batch.mask.chunk(2))
+        w_w, w_l = weights.chunk(2)
+        self._log({"weights/chosen": w_w[chosen].mean(), "weights/rejected": w_l[rejected].mean()}, batch)
+        reweighted = (made != 1)[batch.mask].float().mean()
+        self.module.log("weights/reweighted", reweighted, prog_bar=True, batch_size=len(batch.ids))
+        return weights
+
+    def _fresh(self, batch: PairBatch, clear: TokenScores, step: int) -> Tensor:
+        """Weights before any control, from a probe of its own; logs what it found."""
+        corrupted = None
         if self.needs_probe:
             with torch.no_grad():
                 corrupted = self.module.score(batch, self.corrupt(batch, step))
         signals = self.signals(batch, clear, corrupted)
-        weights = self._controlled(signals.weights, batch, step)
-        self.module.log_dict(self._summary(signals, weights, batch), batch_size=len(batch.ids))
-        self.module.log(
-            "weights/reweighted",
-            (signals.weights != 1)[batch.mask].float().mean(),
-            prog_bar=True,
-            batch_size=len(batch.ids),
-        )
-        return weights
+        if self.reuse or self.every_n_steps > 1:
+            self.memory.keep(batch, signals.weights, rows=self.reuse)
+        self._log(self._summary(signals, batch), batch)
+        return signals.weights
+
+    def _log(self, values: dict[str, Tensor], batch: PairBatch) -> None:
+        self.module.log_dict(values, batch_size=len(batch.ids))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.memory.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state_dict)
 
     def signals(self, batch: PairBatch, clear: TokenScores, corrupted: TokenScores | None) -> Signals:
         """u, Delta, I and lambda of a batch, before any control."""
@@ -150,15 +178,12 @@ class UncertaintyProbe(pl.Callback):
                 weights[row, keep] = weights[row, keep][order.to(weights.device)]
         return weights
 
-    def _summary(self, signals: Signals, weights: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+    def _summary(self, signals: Signals, batch: PairBatch) -> dict[str, Tensor]:
         chosen, rejected = (x.bool() for x in batch.mask.chunk(2))
         u_w, u_l = signals.uncertainty.chunk(2)
         d_w, d_l = signals.sensitivity.chunk(2)
-        w_w, w_l = weights.chunk(2)
         picked = signals.selected.chunk(2)[0]
         return {
-            "weights/chosen": w_w[chosen].mean(),
-            "weights/rejected": w_l[rejected].mean(),
             "weights/zero_uncertainty": (u_w[picked] == 0).float().mean()
             if picked.any()
             else u_w.new_zeros(()),

@@ -1,0 +1,48 @@
+"""LoRA of the language model, with a linear layer that adds its low-rank update in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners import lora as peft_lora
+from torch import Tensor, nn
+
+
+def add_lora(model: Any, r: int, alpha: float, dropout: float, target_modules: str) -> Any:
+    """`model` inside a PEFT model with a fresh adapter, which is all that is trained."""
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules)  # type: ignore[arg-type]
+    config._register_custom_module({nn.Linear: AddingLinear})
+    return get_peft_model(model, config)
+
+
+class AddingLinear(peft_lora.Linear):
+    """PEFT's LoRA layer with one kernel less on large tensors: y = Wx, then y += s B(Ax) by addmm.
+
+    PEFT scales and adds [S, out] tensors of their own, forward and backward; here the scale rides on the
+    matrix product. The same sum in another order of rounding; everything else is PEFT's.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        name = self._plain_adapter()
+        if name is None or args or kwargs:
+            result: Tensor = super().forward(x, *args, **kwargs)
+            return result
+        y = self.base_layer(x)
+        down, up = self.lora_A[name], self.lora_B[name].weight
+        if not torch.is_autocast_enabled(x.device.type) and not x.dtype == y.dtype == up.dtype:
+            return super().forward(x)
+        narrow = down(x).to(y.dtype)
+        flat = y.view(-1, y.shape[-1])
+        flat.addmm_(narrow.view(-1, narrow.shape[-1]), up.to(y.dtype).t(), alpha=self.scaling[name])
+        return flat.view_as(y)
+
+    def _plain_adapter(self) -> str | None:
+        """Name of the adapter if there is exactly one, active, unmerged and without dropout or variant."""
+        active = self.active_adapters
+        if self.disable_adapters or self.merged or len(active) != 1 or active[0] not in self.lora_A:
+            return None
+        name = str(active[0])
+        plain = isinstance(self.lora_dropout[name], nn.Identity) and not self.lora_bias[name]
+        return name if plain and not self.lora_variant and type(self.base_layer) is nn.Linear else None
