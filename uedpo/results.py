@@ -28,7 +28,7 @@ COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
 _LEFT_OUT = ("name", "threads", "results", "logger", "callbacks")
 # options that came after rows were stored -> the value that leaves those rows valid
-_NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False}
+_NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False, "feature_cache": None}
 
 
 def trial_config(cfg: DictConfig) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def trial_config(cfg: DictConfig) -> dict[str, Any]:
     for path, neutral in _NEUTRAL.items():
         *groups, key = path.split(".")
         node = functools.reduce(lambda n, group: n.get(group, {}), groups, config)
-        if node.get(key) == neutral:
+        if key in node and node[key] == neutral:
             del node[key]
     return {str(k): v for k, v in config.items() if k not in _LEFT_OUT}
 

@@ -37,6 +37,8 @@ def cross_rules(
             f"model.attn_implementation={attention!r}: scoring=prefix_shared brings its own attention; "
             "use sdpa, or scoring=plain"
         )
+    if at("feature_cache") is not None and at("scoring") == "plain":
+        yield "feature_cache: scoring=plain runs the tower inside the model; set feature_cache=null"
     resume = at("resume")
     if isinstance(resume, str) and not Path(resume).is_file():
         yield f"resume={resume!r}: no such file; give the path of a checkpoint"

@@ -128,7 +128,7 @@ def build_module(cfg: DictConfig, source: Any, corruption: Any) -> Any:
         instantiate(cfg.optim),
         val_beta=cfg.loss.beta,
         corruption=corruption,
-        scorer=Scorer(cfg.scoring),
+        scorer=Scorer(cfg.scoring, cfg.feature_cache),
     )
 
 

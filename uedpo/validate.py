@@ -42,6 +42,7 @@ TOP: dict[str, Any] = {
     "threads": PositiveInt | None,
     "scoring": Literal["prefix_shared", "plain"],
     "results": str | None,
+    "feature_cache": str | None,
 }
 # parameters that `run` supplies, where a target of the group has them
 SUPPLIED = {

@@ -40,6 +40,7 @@ def image_inputs(base: Any, batch: PairBatch, pixels: Tensor | None) -> dict[str
     pixels = pixels[batch.has_image].to(next(base.parameters()).dtype)
     sides = {name: value[batch.has_image] for name, value in batch.image_inputs.items()}
     if "image_grid_thw" in sides:  # these models take the patches of all images in one row
-        lengths = [n for n in batch.pixel_lengths or [] if n]
+        seen = batch.has_image.tolist()
+        lengths = [n for n, keep in zip(batch.pixel_lengths or [], seen, strict=True) if keep]
         pixels = torch.cat([p[:n] for p, n in zip(pixels, lengths, strict=True)])
     return {"pixel_values": pixels, **sides}

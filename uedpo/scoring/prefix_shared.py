@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from uedpo.scoring.attention import NAME, PrefixLayout
+from uedpo.scoring.feature_cache import FeatureCache
 from uedpo.scoring.head import token_scores
 from uedpo.scoring.last_layer import read_needed_only
 from uedpo.scoring.plain import image_inputs, unwrap
@@ -107,13 +108,18 @@ def attach(model: Any) -> None:
 
 
 @torch.no_grad()
-def image_features(model: Any, batch: PairBatch, pixel_values: Tensor | None) -> ImageFeatures | None:
+def image_features(
+    model: Any, batch: PairBatch, pixel_values: Tensor | None, cache: FeatureCache | None = None
+) -> ImageFeatures | None:
     """Features of the images of `batch`, or of `pixel_values` [B, ...]; None where no pair has one."""
     base = unwrap(model)
-    inputs = image_inputs(base, batch, pixel_values)
-    if not inputs:
-        return None
-    made = base.model.get_image_features(**inputs, return_dict=True)
+    if cache is not None and batch.has_image.any():
+        return ImageFeatures(cache.features(batch, lambda b: _tower(base, b, pixel_values).pooler_output))
+    return _tower(base, batch, pixel_values) if image_inputs(base, batch, pixel_values) else None
+
+
+def _tower(base: Any, batch: PairBatch, pixel_values: Tensor | None) -> ImageFeatures:
+    made = base.model.get_image_features(**image_inputs(base, batch, pixel_values), return_dict=True)
     return ImageFeatures(made.pooler_output, getattr(made, "deepstack_features", None))
 
 

@@ -7,9 +7,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from uedpo.scoring import plain, prefix_shared
-from uedpo.types import PairBatch, TokenScores
+from uedpo.scoring.feature_cache import FeatureCache
+from uedpo.types import InputError, PairBatch, TokenScores
 
 Mode = Literal["prefix_shared", "plain"]
+DEEPSTACK = ("qwen3_vl",)
 
 
 class Scorer:
@@ -20,12 +22,18 @@ class Scorer:
 
     Args:
         mode: "prefix_shared", or "plain" for any model that transformers loads.
+        feature_cache: folder for the features of clear images, or None; prefix-shared scoring only.
     """
 
-    def __init__(self, mode: Mode = "prefix_shared") -> None:
+    def __init__(self, mode: Mode = "prefix_shared", feature_cache: str | None = None) -> None:
         if mode not in ("prefix_shared", "plain"):
             raise ValueError(f"scoring={mode!r}: must be prefix_shared or plain")
         self.mode = mode
+        if feature_cache is not None and mode == "plain":
+            raise ValueError(
+                "feature_cache: scoring=plain runs the tower inside the model; take prefix_shared"
+            )
+        self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self._batch: PairBatch | None = None
         self._packed: prefix_shared.Packed | None = None
         self._features: list[tuple[Tensor | None, int, Any]] = []
@@ -34,11 +42,18 @@ class Scorer:
         """Raise InputError, with reason and remedy, if models of this config cannot be scored so."""
         if self.mode == "prefix_shared":
             prefix_shared.check_config(config, attn_implementation)
+        if self.cache is not None and config.model_type in DEEPSTACK:
+            raise InputError(
+                f"feature_cache: {config.model_type} feeds features of earlier tower layers as well, which "
+                "are not kept; set feature_cache=null"
+            )
 
     def attach(self, model: Any) -> None:
         """Make a freshly loaded policy or reference ready; raises InputError like `check`."""
         if self.mode == "prefix_shared":
             prefix_shared.attach(model)
+        if self.cache is not None:
+            self.cache.bind(plain.unwrap(model))
 
     def score(self, model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> TokenScores:
         """Scores of every response token of `batch`.
@@ -61,6 +76,8 @@ class Scorer:
         for known, known_version, features in self._features:
             if known is pixels and known_version == version:
                 return features
-        features = prefix_shared.image_features(model, batch, pixels)
+        # corrupted images are new in every step
+        cache = self.cache if pixels is batch.pixel_values else None
+        features = prefix_shared.image_features(model, batch, pixels, cache)
         self._features.append((pixels, version, features))
         return features

@@ -1,0 +1,103 @@
+"""Features of clear images on disk: one file per image, found by content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from pytorch_lightning.utilities import rank_zero_info
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from uedpo.types import InputError, PairBatch
+
+Compute = Callable[[PairBatch], Iterable[Tensor]]
+
+
+class FeatureCache:
+    """Keeps what a frozen vision tower and projector make of an image, for later epochs and other runs.
+
+    A file is named by a hash of the tower's weights and dtype, the version of transformers, and the
+    image's preprocessed pixels, so nothing stale is ever read. Features computed beside other images
+    differ in the last bits, so a run with a cache equals one without it to rounding, not bit for bit.
+
+    Args:
+        folder: made if missing; any number of runs may share it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._tower = ""
+        self._told = False
+
+    def bind(self, base: Any) -> None:
+        """Take the tower and projector of `base`, an image-text-to-text model."""
+        digest = hashlib.sha256(f"{base.config.model_type} {transformers.__version__}".encode())
+        for name, value in sorted(base.model.state_dict().items()):
+            if not name.startswith("language_model."):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(_bytes(value))
+        self._tower = digest.hexdigest()
+
+    def features(self, batch: PairBatch, compute: Compute) -> list[Tensor]:
+        """One tensor [image tokens, H] for each pair of `batch` that has an image.
+
+        Args:
+            compute: makes those of the images that a batch marks in `has_image`.
+
+        Raises:
+            InputError: a file that cannot be read.
+        """
+        assert batch.pixel_values is not None
+        rows = batch.has_image.nonzero().flatten().tolist()
+        names = {row: self._name(batch, row) for row in rows}
+        missing = [row for row in rows if not names[row].is_file()]
+        known: dict[int, Tensor] = {}
+        if missing:
+            wanted = torch.zeros_like(batch.has_image)
+            wanted[missing] = True
+            made = compute(dataclasses.replace(batch, has_image=wanted))
+            known = dict(zip(missing, made, strict=True))
+            for row, value in known.items():
+                self._write(names[row], value)
+        device = batch.pixel_values.device
+        return [known[row] if row in known else self._read(names[row], device) for row in rows]
+
+    def _name(self, batch: PairBatch, row: int) -> Path:
+        assert batch.pixel_values is not None
+        pixels = batch.pixel_values[row]
+        if batch.pixel_lengths is not None:
+            pixels = pixels[: batch.pixel_lengths[row]]
+        digest = hashlib.sha256(f"{self._tower} {pixels.dtype} {tuple(pixels.shape)}".encode())
+        for value in (pixels, *(batch.image_inputs[k][row] for k in sorted(batch.image_inputs))):
+            digest.update(_bytes(value))
+        name = digest.hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    @staticmethod
+    def _read(path: Path, device: torch.device) -> Tensor:
+        try:
+            return load_file(path, device=str(device))["features"]
+        except (SafetensorError, KeyError) as error:
+            raise InputError(f"{path}: not a file of image features ({error}); remove it") from None
+
+    def _write(self, path: Path, value: Tensor) -> None:
+        if not self._told:
+            self._told = True
+            rank_zero_info(f"{self.folder}: {value.numel() * value.element_size() / 1e6:.2f} MB an image")
+        path.parent.mkdir(exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_bytes(save({"features": value.contiguous()}))
+        beside.replace(path)
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
