@@ -79,6 +79,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     source = instantiate(cfg.model)
     processor = source.processor()
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
+    data.report(folder)
     corruption = instantiate(cfg.corruption, seed=cfg.seed)
     module = build_module(cfg, source, corruption)
     module.scorer.check(source.config(), source.attn_implementation)
