@@ -33,13 +33,14 @@ _NAMES = re.compile(
     r"|secrets?|passw(?:or)?d|passphrase|credentials?)$",
     re.IGNORECASE,
 )
+_NO_SECRETS = re.compile(r"(?:image|video|audio|pad|eos|bos|unk|cls|sep|mask)_token$", re.IGNORECASE)
 # shorter values would blot out ordinary words
 _SHORTEST = 8
 
 
 def secret_name(name: str) -> bool:
     """Whether a key or an environment variable is named as what holds a secret."""
-    return _NAMES.search(name) is not None
+    return bool(_NAMES.search(name)) and not _NO_SECRETS.search(name)
 
 
 def known_secrets() -> set[str]:

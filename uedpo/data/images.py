@@ -198,7 +198,7 @@ def _ends_well(file: BinaryIO, format: str | None) -> bool:
         return b"IEND" in tail
     if format == "WEBP":
         return int.from_bytes(head[4:8], "little") + 8 <= size
-    return (b";" if format == "GIF" else b"\xff\xd9") in tail
+    return tail.rstrip(b"\0").endswith(b";") if format == "GIF" else b"\xff\xd9" in tail
 
 
 def _kind(head: bytes) -> str:

@@ -139,16 +139,24 @@ class HFModel:
         pickled = pickled_weights(Path(self.location))
         if pickled:
             raise InputError(
-                f"model.path={self.path}: {pickled[0]} is a pickle, which can run code; convert it to safetensors"
+                f"model.path={self.path}: {pickled[0]} is a pickle, which can run code; "
+                "convert it to safetensors"
             )
         with self._loading("weights"):
-            model = AutoModelForImageTextToText.from_pretrained(
-                self.location,
+            model, found = AutoModelForImageTextToText.from_pretrained(
+                output_loading_info=True,
+                pretrained_model_name_or_path=self.location,
                 revision=self.revision,
                 dtype=getattr(torch, self.dtype),
                 attn_implementation=self.attn_implementation,
                 use_safetensors=True,
                 trust_remote_code=False,
+            )
+        if found["missing_keys"]:  # transformers would go on with random ones
+            missing = sorted(found["missing_keys"])
+            raise InputError(
+                f"model.path={self.path}: {len(missing)} weights are missing ({', '.join(missing[:2])}); "
+                "complete the files, or name the model they belong to"
             )
         return model.requires_grad_(False)
 
@@ -160,8 +168,8 @@ class HFModel:
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(
-                f"model.path={self.path}: no usable {what} ({type(error).__name__}: {reason}); code that a model "
-                "brings is never run, only safetensors are read"
+                f"model.path={self.path}: no usable {what} ({type(error).__name__}: {reason}); "
+                "code that a model brings is never run, only safetensors are read"
             ) from None
 
     def check(self, processor: Any, config: Any) -> None:
