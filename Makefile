@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-all coverage check format demo-files lock clean
+.PHONY: help setup demo test test-all coverage check format audit demo-files lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -34,6 +34,15 @@ check: setup  ## ruff and mypy
 format: setup  ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+audit: setup  ## look the locked versions up among known vulnerabilities, where the network allows it
+	@if ! $(BIN)/python -c 'import urllib.request; urllib.request.urlopen("https://pypi.org/pypi/pip/json", timeout=10)' 2>/dev/null; then \
+	  echo "audit skipped: no vulnerability database can be reached from here"; \
+	elif ! $(BIN)/pip install --quiet --target build/audit pip-audit; then \
+	  echo "audit skipped: pip-audit cannot be installed here"; \
+	else \
+	  PYTHONPATH=build/audit $(BIN)/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip; \
+	fi
 
 demo-files: setup  ## rebuild the shipped model and pairs (about 30 minutes on 2 cores)
 	$(BIN)/python -m uedpo.microworld.build model pairs

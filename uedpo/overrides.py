@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, flag_override
 
-from uedpo.validate import validate
+from uedpo.redact import looks_secret
+from uedpo.trust import trust_problems
+from uedpo.validate import stop_on, validate
 
 
 def conf_folder() -> Path:
@@ -48,7 +53,74 @@ def check_overrides(overrides: list[str]) -> None:
                 choices = [f"{key}={value.strip()}" for value in str(values).split(",")]
                 swept.append((len(fixed), choices))
                 fixed.append(choices[0])
-        validate(compose("config", fixed))
+        validate(_composed("config", fixed, overrides))
         for at, choices in swept:
             for choice in choices[1:]:
-                validate(compose("config", [*fixed[:at], choice, *fixed[at + 1 :]]))
+                validate(_composed("config", [*fixed[:at], choice, *fixed[at + 1 :]], overrides))
+
+
+def check_own_config(overrides: list[str], path: str | None, name: str | None, more: str | None) -> None:
+    """Check what a configuration of the user's names, before Hydra acts on it; `run` validates the rest.
+
+    Args:
+        path, name, more: --config-path, --config-name and --config-dir.
+
+    Raises:
+        ConfigError: naming all problems.
+    """
+    if path and path.startswith("pkg://"):
+        stop_on([f"--config-path {path}: would import a package; give a folder"])
+    folder = conf_folder() if path is None else Path(__file__).parent / path  # as Hydra reads a relative one
+    if more is not None:
+        if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
+            stop_on(["hydra.searchpath: goes without --config-dir; give all folders in one of them"])
+        overrides = [f"hydra.searchpath=[file://{Path(more).resolve()}]", *overrides]
+    swept = [o for o in OverridesParser.create().parse_overrides(overrides) if o.is_sweep_override()]
+    fixed = [o for o in overrides if o not in [s.input_line for s in swept]]
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        choices = [[f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in swept]
+        firsts = [values[0] for values in choices]
+        _composed(name or "config", [*fixed, *firsts], overrides)
+        for at, values in enumerate(choices):
+            for choice in values[1:]:
+                _composed(name or "config", [*fixed, *firsts[:at], choice, *firsts[at + 1 :]], overrides)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse secrets on the command line, which Hydra and loggers store as it is.
+
+    Raises:
+        ConfigError: naming the keys, never the values.
+    """
+    stop_on([
+        f"argument {number} ({key}): looks like a secret; give it by an environment variable, never as "
+        "an argument"
+        for number, argument in enumerate(arguments, start=1)
+        for key, _, value in [argument.lstrip("+~-").rpartition("=")]
+        if looks_secret(key, value)
+    ])  # fmt: skip
+
+
+def check_trusted_start(rerun: str | None) -> None:
+    """Refuse what makes Hydra or torch unpickle files.
+
+    Raises:
+        ConfigError: naming the argument or variable.
+    """
+    if rerun is not None:
+        stop_on(["--experimental-rerun: reads a pickle, which can run code; use --config-path of a run"])
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0").lower() not in ("", "0", "false", "n", "no"):
+        stop_on(["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD: makes checkpoints run code; unset it"])
+
+
+def _composed(name: str, lines: list[str], overrides: Sequence[str]) -> DictConfig:
+    """The configuration without `hydra`, which is looked at too.
+
+    Raises:
+        ConfigError: it names or holds what it must not.
+    """
+    whole = compose(name, lines, return_hydra_config=True)
+    stop_on(trust_problems(whole, overrides))
+    with flag_override(whole, ["struct", "readonly"], [False, False]):
+        del whole["hydra"]
+    return whole

@@ -19,8 +19,17 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from uedpo.overrides import check_overrides, conf_folder
+from uedpo import redact
+from uedpo.data.rejects import TooManyRejected, write_rejected
+from uedpo.overrides import (
+    check_arguments,
+    check_overrides,
+    check_own_config,
+    check_trusted_start,
+    conf_folder,
+)
 from uedpo.results import (
     append_row,
     base_config,
@@ -30,12 +39,13 @@ from uedpo.results import (
     read_rows,
     trial_config,
 )
-from uedpo.types import InputError
+from uedpo.types import InputError, plain_line
 from uedpo.validate import ConfigError, validate
 
 
 def run(cfg: DictConfig) -> float | None:
     """One experiment; returns CHAIR_i of the trained policy on shifted scenes, for sweepers."""
+    redact.install()  # a sweep runs in processes of its own
     validate(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
@@ -78,7 +88,9 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
 
     source = instantiate(cfg.model)
     processor = source.processor()
+    source.check(processor, source.config())
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
+    data.report(folder)
     corruption = instantiate(cfg.corruption, seed=cfg.seed)
     module = build_module(cfg, source, corruption)
     module.scorer.check(source.config(), source.attn_implementation)
@@ -204,19 +216,26 @@ def _job(cfg: DictConfig) -> float | None:
 
 
 def _stop(error: BaseException) -> NoReturn:
-    print(error, file=sys.stderr)
+    if isinstance(error, TooManyRejected) and HydraConfig.initialized():
+        write_rejected(Path(HydraConfig.get().runtime.output_dir) / "rejected.jsonl", error.rejected)
+    print(plain_line(error), file=sys.stderr)
     sys.exit(2)
 
 
 def main() -> None:
     """Entry point: exit code 0 done, 2 bad configuration or input."""
+    redact.install()
     arguments = get_args_parser().parse_args()
-    own_config = arguments.config_path or arguments.config_dir or arguments.config_name
-    if not own_config:  # `run` validates those
-        try:
+    try:
+        check_arguments(sys.argv[1:])
+        check_trusted_start(arguments.experimental_rerun)
+        own = (arguments.config_path, arguments.config_name, arguments.config_dir)
+        if any(own):
+            check_own_config(arguments.overrides, *own)
+        else:
             check_overrides(arguments.overrides)
-        except (ConfigError, HydraException, ValueError, AssertionError) as error:
-            _stop(error)
+    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
+        _stop(error)
     _job()
 
 

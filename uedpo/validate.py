@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from uedpo.loss import ON_REQUEST
 from uedpo.rules import cross_rules
+from uedpo.trust import trust_problems
 from uedpo.types import PositiveInt, Seed
 
 GROUPS = (
@@ -43,6 +45,7 @@ TOP: dict[str, Any] = {
     "scoring": Literal["prefix_shared", "plain"],
     "results": str | None,
     "feature_cache": str | None,
+    "allow_packages": list[str],
 }
 # parameters that `run` supplies, where a target of the group has them
 SUPPLIED = {
@@ -69,13 +72,21 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming all problems, each with the key, the value, what is allowed, the remedy.
     """
-    problems = list(_problems(cfg))
+    stop_on(list(_problems(cfg)))
+
+
+def stop_on(problems: list[str]) -> None:
+    """Raise a ConfigError that lists `problems`, if there are any."""
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)} in the configuration"
         raise ConfigError("\n  ".join([f"{count}:", *problems]))
 
 
 def _problems(cfg: DictConfig) -> Iterator[str]:
+    refused = trust_problems(cfg)
+    if refused:  # the checks below import targets and quote values
+        yield from refused
+        return
     values: dict[str, Any] = {}
     yield from _plain(cfg, "", values)
     yield from _unknown("", [k for k in values], [*TOP, *GROUPS])
@@ -157,6 +168,8 @@ def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}.{name}={value!r}: must be a node with a _target_, or null"
         elif name in parameters and name in hints and not isinstance(value, _Broken):
             yield from _value(f"{path}.{name}", value, hints[name])
+        else:
+            yield from _not_finite(f"{path}.{name}", value)
 
 
 @functools.cache
@@ -191,6 +204,17 @@ def _value(path: str, value: Any, annotation: Any) -> Iterator[str]:
         wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in error.errors()))
         extra = "; macOS runs on cpu, mps has no tests here" if value == "mps" else ""
         yield f"{path}={value!r}: must be {wanted}{_range(annotation)}{extra}"
+
+
+def _not_finite(path: str, value: Any) -> Iterator[str]:
+    """Numbers at any depth of what no type describes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{path}={value}: must be a finite number"
+    items = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, item in items:
+        yield from _not_finite(f"{path}.{key}", item)
 
 
 def _range(annotation: Any) -> str:

@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ def test_the_walk_works_as_it_stands(tmp_path):
         path.write_text(body)
         names.append(name)
     assert names == ["focal.py", "conf/loss/focal.yaml", "test_focal.py"]
-    command = re.search(r"```\n(python -m uedpo\.run .*)\n```", text).group(1).split()
+    command = shlex.split(re.search(r"```\n(python -m uedpo\.run .*)\n```", text).group(1))
     where = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600}
     where["env"] = os.environ | {"PYTHONPATH": str(DOC.parents[1])}
     tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_focal.py"], **where)
@@ -30,3 +31,8 @@ def test_the_walk_works_as_it_stands(tmp_path):
     bad = subprocess.run([sys.executable, *command[1:], "loss.gamma=-1"], **where)
     assert bad.returncode == 2
     assert "loss.gamma=-1" in bad.stderr
+    key = command.pop()
+    assert key == "allow_packages=[focal]"
+    refused = subprocess.run([sys.executable, *command[1:]], **where)
+    assert refused.returncode == 2
+    assert "loss._target_='focal.focal_dpo_loss': is not allowed" in refused.stderr

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from uedpo.data.texts import token_limit
 from uedpo.model.chat import chat_prompt
 from uedpo.types import InputError, PairBatch, PreferencePair
 
@@ -36,6 +37,7 @@ class PairCollator:
         self.eos = int(processor.tokenizer.eos_token_id)
         pad = processor.tokenizer.pad_token_id
         self.pad = self.eos if pad is None else int(pad)
+        self.max_length = token_limit(processor.tokenizer)
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
         encoded = [self._prompt(pair) for pair in pairs]
@@ -46,6 +48,12 @@ class PairCollator:
             for text, (prompt, _) in zip(side, encoded, strict=True)
         ]
         longest = max(len(p) + len(r) for p, r in sequences)
+        if longest > self.max_length:
+            worst = max(range(len(sequences)), key=lambda i: sum(map(len, sequences[i]))) % len(pairs)
+            raise InputError(
+                f"row {pairs[worst].id}: needs {longest} tokens with its image, the model takes "
+                f"{self.max_length}; lower data.max_response_tokens, or leave the row out"
+            )
         width = max(len(r) for _, r in sequences)
         rows = len(sequences)
         input_ids = torch.full((rows, longest), self.pad)

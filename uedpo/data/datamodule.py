@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from uedpo.data.collate import PairCollator
-from uedpo.types import NonNegativeInt, PairBatch, PositiveInt, PreferencePair
+from uedpo.data.images import check_image
+from uedpo.data.rejects import write_rejected
+from uedpo.data.rows import CheckedPairs, contents
+from uedpo.data.texts import TextRules
+from uedpo.types import Fraction, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
 
 
 class PairBatches:
@@ -48,6 +53,27 @@ class PairBatches:
             yield rows[self.rank :: self.world_size]
 
 
+def check_pairs(
+    pairs: CheckedPairs, processor: Any, max_response_tokens: int, negatives: bool, decode: bool
+) -> None:
+    """Reject what only the model's processor, or decoding every image, shows to be unusable.
+
+    Raises:
+        InputError: too many rows are rejected.
+    """
+    rules = TextRules(processor, max_response_tokens, negatives, pairs.ledger)
+    pictures: set[Path] = set()
+
+    def check(pair: PreferencePair) -> None:
+        rules(pair)
+        if decode and pair.image is not None and pair.image not in pictures:
+            check_image(contents(pair), decode=True)
+            if isinstance(pair.image, Path):
+                pictures.add(pair.image)
+
+    pairs.keep(check)
+
+
 class PairDataModule(pl.LightningDataModule):
     """Batches of a training and a validation dataset.
 
@@ -59,6 +85,12 @@ class PairDataModule(pl.LightningDataModule):
         num_workers: loader processes.
         negatives: carry the rows' further negatives (NaPO).
         seed: of the data order.
+        max_bad_fraction: share of the rows of a file that may be rejected, see docs/data.md; datasets that
+            read files get it too.
+        decode_check: decode every image now, so that a broken one is rejected and not met while training.
+
+    Raises:
+        InputError: too many rows cannot be used with this model.
     """
 
     def __init__(
@@ -72,11 +104,25 @@ class PairDataModule(pl.LightningDataModule):
         num_workers: NonNegativeInt = 0,
         negatives: bool = False,
         seed: int = 0,
+        max_bad_fraction: Fraction = 0.001,
+        decode_check: bool = False,
     ) -> None:
         super().__init__()
+        for part in (train, val):
+            if isinstance(part, CheckedPairs):
+                part.max_bad_fraction = max_bad_fraction
+                check_pairs(part, processor, max_response_tokens, negatives, decode_check)
         self.train, self.val = train, val
         self.collate = PairCollator(processor, max_response_tokens, negatives)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def report(self, folder: Path) -> None:
+        """Print what became of the rows of each file, and write `folder`/rejected.jsonl."""
+        ledgers = [part.ledger for part in (self.train, self.val) if isinstance(part, CheckedPairs)]
+        for ledger in ledgers:
+            print(ledger.summary())
+        if ledgers:
+            write_rejected(folder / "rejected.jsonl", [r for ledger in ledgers for r in ledger.rejected])
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer

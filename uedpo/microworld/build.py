@@ -77,8 +77,8 @@ def make_pairs(model: Any, processor: Any, split: str, num_scenes: int) -> Itera
 
 
 def build_pairs(folder: Path, path: Path, num_train: int = 9000, num_val: int = 900) -> None:
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     rows = [*make_pairs(model, processor, "train", num_train), *make_pairs(model, processor, "val", num_val)]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     # mtime=0 keeps the bytes a function of the rows

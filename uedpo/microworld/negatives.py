@@ -59,8 +59,8 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=0, help="first training pairs; 0 = all")
     parser.add_argument("--val", type=int, default=NUM_VAL, help="first validation pairs")
     options = parser.parse_args()
-    model = AutoModelForImageTextToText.from_pretrained(MODEL)
-    processor = AutoProcessor.from_pretrained(MODEL)
+    model = AutoModelForImageTextToText.from_pretrained(MODEL, trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(MODEL, trust_remote_code=False)
     sources = [MicroWorldPairs("train", options.train), MicroWorldPairs("val", options.val)]
     rows = [row for pairs in sources for row in negatives(model, processor, pairs)]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from uedpo.types import Fraction, PositiveFloat, PositiveInt
+from uedpo.types import Fraction, InputError, PositiveFloat, PositiveInt
 
 SHIPPED = "uedpo:"
 # only the language model's linear layers; "all-linear" would reach the vision tower
@@ -33,6 +36,47 @@ def lora(
 ) -> Lora:
     """LoRA as the paper trains it (rank 128); `target_modules` is a regular expression."""
     return Lora(r, alpha, dropout, target_modules)
+
+
+def pickled_weights(folder: Path) -> list[str]:
+    """Names of weight files that torch would unpickle, where a local folder has no safetensors."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return []
+    return sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+
+
+def attach_adapter(model: Any, folder: str | Path) -> Any:
+    """`model` with the LoRA adapter that a run saved in `folder`, frozen.
+
+    Raises:
+        InputError: no safetensors there, or an adapter of another base model, naming keys.
+    """
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        pickled = pickled_weights(folder)
+        remedy = f"{pickled[0]} is a pickle, which can run code: convert it" if pickled else "give its folder"
+        raise InputError(f"{folder}: no adapter_model.safetensors; {remedy}")
+    try:
+        options, saved = LoraConfig.from_pretrained(str(folder)), load_file(file)
+        policy = get_peft_model(model, options)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{folder}: no usable adapter ({str(error).splitlines()[0][:300]})") from None
+    own = get_peft_model_state_dict(policy)
+    differ = {
+        "missing": sorted(own.keys() - saved.keys()),
+        "not of this model": sorted(saved.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & saved.keys() if own[k].shape != saved[k].shape),
+    }
+    found = [f"{len(keys)} {what} ({', '.join(keys[:2])})" for what, keys in differ.items() if keys]
+    if found:
+        base = options.base_model_name_or_path
+        raise InputError(f"{folder}: adapter of another base model ({base}): keys {'; '.join(found)}")
+    set_peft_model_state_dict(policy, saved)
+    return policy.requires_grad_(False).eval()
 
 
 class HFModel:
@@ -67,23 +111,90 @@ class HFModel:
         return str(Path(__file__).parent.parent / "assets" / self.path.removeprefix(SHIPPED))
 
     def processor(self) -> Any:
-        return AutoProcessor.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
+        """transformers' processor of the model.
+
+        Raises:
+            InputError: there is none, or it needs code of its own.
+        """
+        with self._loading("processor"):
+            return AutoProcessor.from_pretrained(
+                self.location, revision=self.revision, trust_remote_code=False
+            )
 
     def config(self) -> Any:
-        """transformers' config of the model; loads no weights."""
-        return AutoConfig.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
+        """transformers' config of the model; loads no weights.
+
+        Raises:
+            InputError: there is none, or it needs code of its own.
+        """
+        with self._loading("config"):
+            return AutoConfig.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
 
     def base(self) -> Any:
-        """The model as it was published, frozen, in eval mode."""
-        model = AutoModelForImageTextToText.from_pretrained(
-            self.location,
-            revision=self.revision,
-            dtype=getattr(torch, self.dtype),
-            attn_implementation=self.attn_implementation,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        """The model as it was published, frozen, in eval mode.
+
+        Raises:
+            InputError: weights that are not safetensors, are broken, or need code of their own.
+        """
+        pickled = pickled_weights(Path(self.location))
+        if pickled:
+            raise InputError(
+                f"model.path={self.path}: {pickled[0]} is a pickle, which can run code; "
+                "convert it to safetensors"
+            )
+        with self._loading("weights"):
+            model, found = AutoModelForImageTextToText.from_pretrained(
+                output_loading_info=True,
+                pretrained_model_name_or_path=self.location,
+                revision=self.revision,
+                dtype=getattr(torch, self.dtype),
+                attn_implementation=self.attn_implementation,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        if found["missing_keys"]:  # transformers would go on with random ones
+            missing = sorted(found["missing_keys"])
+            raise InputError(
+                f"model.path={self.path}: {len(missing)} weights are missing ({', '.join(missing[:2])}); "
+                "complete the files, or name the model they belong to"
+            )
         return model.requires_grad_(False)
+
+    @contextmanager
+    def _loading(self, what: str) -> Iterator[None]:
+        """One line for whatever the libraries say of a model that does not load."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"model.path={self.path}: no usable {what} ({type(error).__name__}: {reason}); "
+                "code that a model brings is never run, only safetensors are read"
+            ) from None
+
+    def check(self, processor: Any, config: Any) -> None:
+        """Whether the processor is this model's; loads no weights.
+
+        Raises:
+            InputError: naming all that does not fit.
+        """
+        tokenizer = processor.tokenizer
+        rows = config.get_text_config().vocab_size
+        problems = []
+        if len(tokenizer) > rows:
+            problems.append(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {rows}")
+        if tokenizer.eos_token_id is None:
+            problems.append("the tokenizer has no end token")
+        token = getattr(processor, "image_token", None)
+        wanted = getattr(config, "image_token_id", None)
+        wanted = getattr(config, "image_token_index", None) if wanted is None else wanted
+        found = None if token is None else tokenizer.convert_tokens_to_ids(token)
+        if wanted is not None and found != wanted:
+            problems.append(f"the tokenizer's image token {token!r} is {found}, the model's is {wanted}")
+        if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
+            problems.append("there is no chat template")
+        if problems:
+            raise InputError(f"model.path={self.path}: {'; '.join(problems)}; use the model's own processor")
 
     def load(self) -> tuple[Any, Any | None]:
         """(policy in train mode, reference or None where disabling the adapter gives it)."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from uedpo.metrics import CAPTION_RATIOS, mean_interval, paired_bootstrap
-from uedpo.report.page import SPLITS, TITLES
+from uedpo.report.page import SPLITS, TITLES, cell
 from uedpo.report.sweep import HEADLINES
 from uedpo.results import BASE, differing, read_rows, unpack, value_of
 from uedpo.types import InputError
@@ -80,7 +80,7 @@ def means_table(groups: dict[Name, list[Row]], by: Sequence[str], split: str) ->
     """Mean and 95 % t interval over seeds, in per cent, one row a setting."""
     lines = _head([*by, "seeds"])
     for name, rows in groups.items():
-        cells = [*name, str(len(rows))]
+        cells = [*map(cell, name), str(len(rows))]
         for metric in HEADLINES:
             values = [row["metrics"][split].get(metric, {}).get("value") for row in rows]
             known = [100 * value for value in values if value is not None]
@@ -96,7 +96,7 @@ def differences_table(differences: dict[Name, dict[str, Difference | None]], by:
     """Difference and interval in percentage points, bold where the interval leaves 0 out."""
     lines = _head(list(by))
     for name, row in differences.items():
-        cells = list(name)
+        cells = [cell(part) for part in name]
         for metric in HEADLINES:
             value, low, high = _points(row[metric])
             text = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if value == value else ""

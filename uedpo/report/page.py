@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import json
 import shlex
@@ -29,6 +30,7 @@ SPLITS = {
     "shift": "Scenes that break the training co-occurrences",
     "train": "Scenes that follow the training co-occurrences",
 }
+PICTURES = ("clear_image", "corrupted_image")
 LOWER_IS_BETTER = ("chair_i", "chair_s")
 
 
@@ -47,11 +49,14 @@ def write_report(folder: Path) -> Path:
         summary=_summary(cfg),
         table=_table(metrics),
         split_titles=SPLITS,
-        traces=[{"clear_image": "", "corrupted_image": "", **trace} for trace in traces],
+        traces=[trace | {name: _picture(trace.get(name)) for name in PICTURES} for trace in traces],
         tokens=_tokens,
         weighed=any("weight" in t for trace in traces for t in trace["chosen"]["before"]),
         curves=_curves(folder / "metrics.csv"),
         folder=shlex.quote(str(folder.resolve())),
+        more="".join(
+            f" 'allow_packages=[{name}]'" for name in [",".join(cfg.get("allow_packages") or [])] if name
+        ),
         config=(folder / "config.yaml").read_text(encoding="utf-8"),
     )
     path = folder / "report.html"
@@ -105,6 +110,17 @@ def _row(name: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, 
         if apart and name != "words":
             row["verdict"] = "good" if (change < 0) == (name in LOWER_IS_BETTER) else "bad"
     return row
+
+
+def _picture(url: object) -> str:
+    """A picture that is part of the page, never an address to fetch."""
+    return url if isinstance(url, str) and url.startswith("data:image/png;base64,") else ""
+
+
+def cell(value: object) -> str:
+    """Text for a cell of a Markdown table: no HTML, no links, no further columns."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return "".join("\\" + c if c in "|[]`" else c for c in text if c.isprintable())
 
 
 def _tokens(tokens: list[dict[str, Any]], side: str) -> Markup:

@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from uedpo.metrics import mean_interval
-from uedpo.report.page import TITLES
+from uedpo.report.page import TITLES, cell
 from uedpo.results import BASE, differing, value_of
 
 HEADLINES = ("chair_i", "chair_s", "coverage", "small_coverage", "attribute_accuracy", "pope_accuracy")
@@ -88,7 +88,7 @@ def markdown(table: dict[tuple[Any, Any], dict[str, list[float]]], parameter: st
     head = [by or "", parameter, "runs", *(TITLES[name] for name in HEADLINES)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for (group, value), metrics in table.items():
-        cells = [str(group), str(value), str(len(metrics[HEADLINES[0]]))]
+        cells = [cell(group), cell(value), str(len(metrics[HEADLINES[0]]))]
         for name in HEADLINES:
             if not metrics[name]:
                 cells.append("none")

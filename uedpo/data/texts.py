@@ -1,0 +1,107 @@
+"""What only the model's tokenizer tells of a row: control tokens in a text, and lengths."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from uedpo.data.rejects import Ledger, RowProblem
+from uedpo.types import PreferencePair
+
+# tokenizers without a limit say 1e30
+_NO_LIMIT = 10**9
+
+
+class TextRules:
+    """Checks the texts of a pair against a processor.
+
+    Args:
+        processor: of the model.
+        max_response_tokens: longest response kept, end token included.
+        negatives: further negatives are trained on, so every row needs as many as the first.
+        ledger: counts responses that lose their tail.
+    """
+
+    def __init__(self, processor: Any, max_response_tokens: int, negatives: bool, ledger: Ledger) -> None:
+        self.tokenizer, self.max_tokens = processor.tokenizer, max_response_tokens
+        self.needs_negatives, self.num_negatives = negatives, 0
+        self.ledger = ledger
+        self.control = re.compile("|".join(re.escape(t) for t in control_tokens(processor)))
+        self.max_prompt = token_limit(self.tokenizer)
+
+    def __call__(self, pair: PreferencePair) -> None:
+        """Count what is cut.
+
+        Raises:
+            RowProblem: the row cannot be used with this model.
+        """
+        responses = {"chosen": pair.chosen, "rejected": pair.rejected}
+        for field, text in {"prompt": pair.prompt, **responses}.items():
+            self._no_control(field, text)
+        if self.needs_negatives:
+            self._negatives(pair)
+        if self._longer(pair.prompt, self.max_prompt):
+            raise RowProblem(
+                "prompt",
+                "PROMPT_TOO_LONG",
+                f"has over {self.max_prompt} tokens, the model's limit; shorten it",
+            )
+        cut = [
+            field
+            for field, text in responses.items()
+            if self._longer(" " + text.strip(), self.max_tokens - 1)
+        ]
+        if len(cut) == 2 and self._kept(pair.chosen) == self._kept(pair.rejected):
+            raise RowProblem(
+                "rejected", "IDENTICAL_AFTER_CUT",
+                f"and chosen are the same in their first {self.max_tokens} tokens; "
+                "raise data.max_response_tokens",
+            )  # fmt: skip
+        self.ledger.cut += len(cut)
+
+    def _no_control(self, field: str, text: str) -> None:
+        found = self.control.search(text)
+        if found:
+            raise RowProblem(
+                field, "CONTROL_TOKEN", f"holds {found[0]!r}, a control token of the model; remove it"
+            )
+
+    def _negatives(self, pair: PreferencePair) -> None:
+        self.num_negatives = self.num_negatives or len(pair.negatives)
+        if not pair.negatives or len(pair.negatives) != self.num_negatives:
+            needed = self.num_negatives or "some"
+            raise RowProblem(
+                "negatives",
+                "NEGATIVES",
+                f"has {len(pair.negatives)} texts, every row needs {needed}; add them, or set "
+                "data.negatives=false",
+            )
+        for text in pair.negatives:
+            self._no_control("negatives", text)
+
+    def _longer(self, text: str, limit: int) -> bool:
+        # a token covers a byte at least, so most texts need no tokenizer to be known as short
+        return len(text.encode()) > limit and len(self._ids(text)) > limit
+
+    def _kept(self, text: str) -> list[int]:
+        return self._ids(" " + text.strip())[: self.max_tokens]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def control_tokens(processor: Any) -> list[str]:
+    """Texts that the tokenizer reads as control or image tokens, the longest first."""
+    tokenizer = processor.tokenizer
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    tokens = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+    tokens |= {
+        t for t in (getattr(processor, "image_token", None), getattr(processor, "video_token", None)) if t
+    }
+    return sorted((t for t in tokens if t.strip()), key=lambda t: (-len(t), t))
+
+
+def token_limit(tokenizer: Any) -> int:
+    """Longest sequence the tokenizer admits to, in tokens."""
+    limit = int(min(getattr(tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT))
+    return limit if limit > 0 else _NO_LIMIT
