@@ -129,8 +129,9 @@ def score_object_halbench(run: Run) -> Scored:
     rows = run.answers.rows
     images = {a.image_id for a in rows}
     run.counts |= {"expected": object_halbench.NUM_IMAGES, "answers": len(rows), "images": len(images)}
-    lacking = object_halbench.NUM_IMAGES - len(images)
-    run.note_missing("answers", abs(lacking), f"the script asserts {object_halbench.NUM_IMAGES} images")
+    run.note_missing("answers", max(0, object_halbench.NUM_IMAGES - len(images)), "answer all 300 images")
+    if len(images) > object_halbench.NUM_IMAGES and not run.allow_partial:
+        run.reasons.append(f"{len(images)} images, where the script asserts {object_halbench.NUM_IMAGES}")
     words = _nltk(run, language.PUNKT, language.WORDNET)
     replies: dict[int, str] | None = None
     run.versions["judge"] = "none: objects are words of the answers (without --use_gpt)"
