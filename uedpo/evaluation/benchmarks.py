@@ -22,6 +22,7 @@ from uedpo.evaluation.coverage import Run, located
 from uedpo.evaluation.outcome import Scored, UnknownWord
 from uedpo.evaluation.reading import parse_lines, shown, take
 
+REPLIES_HEADER = "uedpo_judge_replies"
 MMHAL_TEMPLATE = "mmhal-bench_answer_template.json"
 
 
@@ -81,10 +82,12 @@ def score_amber_generative(run: Run) -> Scored:
 
 
 def score_mmhal(run: Run) -> Scored:
-    run.require(MMHAL_TEMPLATE)
-    questions = assets.mmhal_template(run.read(MMHAL_TEMPLATE), MMHAL_TEMPLATE)
+    other = "response_template.json"  # LLaVA-RLHF's name of the file
+    name = other if (run.assets / other).is_file() else MMHAL_TEMPLATE
+    run.require(name)
+    questions = assets.mmhal_template(run.read(name), name)
     rows = run.answers.rows
-    by_row = _by_id(rows, range(len(questions)), f"row of {MMHAL_TEMPLATE}")
+    by_row = _by_id(rows, range(len(questions)), f"row of {name}")
     if run.answers.official:
         by_row = {i: a for i, a in by_row.items() if a.text}  # the template's own is empty
         odd = [a.where for a in rows if a.question is not None and a.question != questions[a.id]]
@@ -104,7 +107,8 @@ def score_chair(run: Run) -> Scored:
     vocabulary = coco.chair_vocabulary(run.read("synonyms.txt").splitlines())
     rows, header = run.answers.rows, run.answers.header or {}
     _note_repeats(run, rows)
-    expected = take(header, "num_rows", int, "header of the answers") if "num_rows" in header else len(rows)
+    # which images are asked for is the user's choice: only our own header can tell how many
+    expected = take(header, "num", int, "header of the answers") if "num" in header else len(rows)
     run.counts |= {"expected": expected, "answers": len(rows)}
     run.note_missing("answers", max(0, expected - len(rows)), "caption all images")
     tokenizer = _nltk(run, language.PUNKT)
@@ -246,20 +250,24 @@ def _replies(run: Run, num_rows: int, accepts: Callable[[str], bool]) -> dict[in
         return {}
     path = run.recordings["judge_replies"]
     replies: dict[int, str] = {}
-    models, attempts = set(), 0
+    models: set[str] = set()
+    attempts = 0
     for where, row in parse_lines(run.inputs.read(path), str(path)):
-        if where.endswith(":1") and isinstance(row, dict) and "index" not in row and "uedpo_replies" in row:
-            run.versions["judge"] = str(row.get("judge", row.get("model", "unnamed")))
+        if isinstance(row, dict) and REPLIES_HEADER in row:
+            models.add(take(row, "judge", str, where))
             continue
-        index, reply = take(row, "index", int, where), take(row, "reply", str, where)
+        index = take(row, "index", int, where)
         if not 0 <= index < num_rows:
             raise InputError(f"{where}: index must be 0 to {num_rows - 1}, not {index}")
         attempts += 1
-        models.add(str(row.get("model", "unnamed")))
+        if row.get("reply") is None and isinstance(row.get("status"), str):
+            continue  # our own record of an attempt that failed
+        reply = take(row, "reply", str, where)
         if index not in replies and accepts(reply):
             replies[index] = reply
+            models |= {row["model"]} if isinstance(row.get("model"), str) else set()
     run.counts["attempts"] = attempts
-    run.versions.setdefault("judge", ", ".join(sorted(models)) or "unnamed")
+    run.versions["judge"] = ", ".join(sorted(models)) or "unnamed"
     return replies
 
 
