@@ -29,7 +29,7 @@ class Description(NamedTuple):
 
 
 @dataclass
-class _Slots:
+class Slots:
     """Words that credit a slot each: all associated words of word 0, of word 1, ..., then the words.
 
     The first match wins, so a word that is also an association of another always credits that one.
@@ -58,7 +58,7 @@ def vocabulary(association: Association) -> frozenset[str]:
     return frozenset(association) | {word for words in association.values() for word in words}
 
 
-def is_hallucinated(noun: str, truth: _Slots, hallu: _Slots, similar: Similarity) -> bool:
+def is_hallucinated(noun: str, truth: Slots, hallu: Slots, similar: Similarity) -> bool:
     """Match one kept noun that is not a safe word; credits slots on the way."""
     if truth.credit(lambda word: word == noun):
         return False
@@ -89,7 +89,7 @@ def score(
     chair = cover = cog = clean = 0
     chair_num = cover_num = cog_num = clean_num = START
     for nouns, truth_words, hallu_words in descriptions:
-        truth, hallu = _Slots(truth_words, association), _Slots(hallu_words, association)
+        truth, hallu = Slots(truth_words, association), Slots(hallu_words, association)
         kept = [noun for noun in nouns if noun in known]
         wrong = sum(is_hallucinated(n, truth, hallu, similar) for n in kept if n not in safe)
         chair, chair_num = chair + wrong, chair_num + len(kept)
