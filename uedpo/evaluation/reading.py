@@ -58,13 +58,12 @@ def parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        problem = f"not JSON ({error.msg}, column {error.colno})"
+        raise InputError(f"{where}:{error.lineno}: {problem}; cut off?") from None
+    except (ValueError, RecursionError):
         raise InputError(
-            f"{where}: not JSON ({error.msg}, line {error.lineno} column {error.colno})"
+            f"{where}: not JSON (nested too deeply, or a number of thousands of digits)"
         ) from None
-    except RecursionError:
-        raise InputError(f"{where}: nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise InputError(f"{where}: not JSON ({error})") from None
 
 
 def parse_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
@@ -78,7 +77,7 @@ def parse_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            message = getattr(error, "msg", None) or "nested too deeply, or a number too long"
+            message = getattr(error, "msg", None) or "nested too deeply, or a number of thousands of digits"
             raise InputError(f"{where}: not JSON ({message}); cut off? one object a line") from None
         yield where, value
 
