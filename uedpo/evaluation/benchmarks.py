@@ -23,6 +23,15 @@ from uedpo.evaluation.outcome import Scored, UnknownWord
 from uedpo.evaluation.reading import parse_lines, shown, take
 
 REPLIES_HEADER = "uedpo_judge_replies"
+# what each scorer reproduces
+SCRIPTS = {
+    "pope": "AoiDragon/POPE 3df3ba1 evaluate.py",
+    "chair": "LisaAnne/Hallucination 6e4d33c utils/chair.py",
+    "object_halbench": "RLHF-V/RLAIF-V 83d917b eval/eval_gpt_obj_halbench.py",
+    "mmhal": "RLHF-V/RLAIF-V 83d917b eval/eval_gpt_mmhal.py",
+    "amber_discriminative": "junyangwang0410/AMBER 534babf inference.py",
+    "amber_generative": "junyangwang0410/AMBER 534babf inference.py",
+}
 MMHAL_TEMPLATE = "mmhal-bench_answer_template.json"
 
 
@@ -106,9 +115,11 @@ def score_chair(run: Run) -> Scored:
     run.require("synonyms.txt", *assets.coco_files())
     vocabulary = coco.chair_vocabulary(run.read("synonyms.txt").splitlines())
     rows, header = run.answers.rows, run.answers.header or {}
-    _note_repeats(run, rows)
+    _note_repeats(run, [(a.id, a.where) for a in rows])
     # which images are asked for is the user's choice: only our own header can tell how many
     expected = take(header, "num", int, "header of the answers") if "num" in header else len(rows)
+    if expected < len(rows):
+        raise InputError(f"{rows[expected].where}: more answers than the {expected} that the header tells")
     run.counts |= {"expected": expected, "answers": len(rows)}
     run.note_missing("answers", max(0, expected - len(rows)), "caption all images")
     tokenizer = _nltk(run, language.PUNKT)
@@ -132,6 +143,7 @@ def score_object_halbench(run: Run) -> Scored:
     vocabulary = coco.refined_vocabulary(run.read("synonyms_refine.txt").splitlines())
     rows = run.answers.rows
     images = {a.image_id for a in rows}
+    _note_repeats(run, [(a.image_id, a.where) for a in rows])
     run.counts |= {"expected": object_halbench.NUM_IMAGES, "answers": len(rows), "images": len(images)}
     run.note_missing("answers", max(0, object_halbench.NUM_IMAGES - len(images)), "answer all 300 images")
     if len(images) > object_halbench.NUM_IMAGES and not run.allow_partial:
@@ -218,7 +230,7 @@ def _amber_rows(
         if not 1 <= row.id <= len(annotations):
             raise InputError(f"{row.where}: id must be 1 to {len(annotations)}, not {row.id}")
     asked = [row for row in run.answers.rows if row.id in expected]
-    _note_repeats(run, asked)
+    _note_repeats(run, [(row.id, row.where) for row in asked])
     others = len(run.answers.rows) - len(asked)
     run.counts |= {"expected": len(expected), "answers": len(asked), "of_other_tasks": others}
     run.note_missing("answers", len(expected - {row.id for row in asked}), "answer all queries")
@@ -234,13 +246,18 @@ def _by_id(rows: Iterable[Answer], known: Collection[int], what: str) -> dict[in
     return {row.id: row for row in rows}
 
 
-def _note_repeats(run: Run, rows: Iterable[Answer]) -> None:
-    seen: set[int] = set()
+def _note_repeats(run: Run, keys: Iterable[tuple[int | None, str]]) -> None:
+    """Count ids that come again.
+
+    Args:
+        keys: (id, file:line) of each row.
+    """
+    seen: set[int | None] = set()
     repeats = []
-    for row in rows:
-        if row.id in seen:
-            repeats.append(row.where)
-        seen.add(row.id)
+    for key, where in keys:
+        if key in seen:
+            repeats.append(where)
+        seen.add(key)
     run.note_odd("duplicates", repeats, "an id again, which the script counts again")
 
 
