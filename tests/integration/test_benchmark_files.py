@@ -363,6 +363,14 @@ def test_object_halbench_without_judge_agrees_with_the_twin(model, nltk, coco, r
     assert (code, report["counts"]["missing_answers"], {*report["metrics"].values()}) == (1, 1, {None})
 
 
+def test_object_halbench_counts_a_repeated_image_and_says_so(nltk, coco, score):
+    rows = load(BENCHMARKS / "chair" / "object_halbench_answers.json.gz")["Instruction1_mmgpt"]
+    code, report = score("object_halbench", lines([*rows, rows[0]]), coco)
+    assert (code, report["counts"]["duplicates"], report["counts"]["sentence_num"]) == (0, 1, 301)
+    code, report = score("object_halbench", lines([*rows[:299], rows[0]]), coco)
+    assert (code, report["counts"]["missing_answers"], report["metrics"]["CHAIRs"]) == (1, 1, None)
+
+
 def test_object_halbench_with_judge_agrees_with_the_twin(nltk, coco, refined, score, tmp_path):
     from nltk.stem import WordNetLemmatizer
 
