@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from uedpo import redact
 from uedpo.data.rejects import TooManyRejected, write_rejected
+from uedpo.errors import InputError, plain_line
 from uedpo.overrides import (
     check_arguments,
     check_overrides,
@@ -39,7 +40,6 @@ from uedpo.results import (
     read_rows,
     trial_config,
 )
-from uedpo.types import InputError, plain_line
 from uedpo.validate import ConfigError, validate
 
 

@@ -14,6 +14,8 @@ import torch
 from annotated_types import Ge, Gt, Interval, Le
 from torch import Tensor
 
+from uedpo.errors import InputError as InputError
+
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
 Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
@@ -22,20 +24,6 @@ PositiveFloat = Annotated[float, Gt(0.0)]
 NonNegativeFloat = Annotated[float, Ge(0.0)]
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
-
-
-class InputError(ValueError):
-    """Data or a model that cannot be used; the message says what, where, and the remedy."""
-
-
-def plain_line(error: BaseException) -> str:
-    """What an error says: without the traceback that a loader's worker wraps around it, and without
-    characters that act on a terminal."""
-    text = str(error).rstrip()
-    if text.startswith("Caught "):
-        last = text.splitlines()[-1]
-        text = last.partition(": ")[2] or last
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True)

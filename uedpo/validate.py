@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from uedpo.errors import ConfigError as ConfigError
 from uedpo.loss import ON_REQUEST
 from uedpo.rules import cross_rules
 from uedpo.trust import trust_problems
@@ -60,10 +61,6 @@ SUPPLIED = {
 
 
 NODES = ("lora", "train", "val")  # parameters that take an object, built from a node
-
-
-class ConfigError(Exception):
-    """One or more configuration problems, one a line."""
 
 
 def validate(cfg: DictConfig) -> None:

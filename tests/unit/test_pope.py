@@ -1,59 +1,77 @@
-import numpy as np
+import random
+
 import pytest
 
-from uedpo.evaluation.microworld import MicroWorldEvaluation
-from uedpo.evaluation.pope import OPENING, answer, forced_choice, question
-from uedpo.microworld.scene import COMPANION, make_scene, render
-from uedpo.model.hf import HFModel
+from tests.reference import scorer_twins
+from uedpo.evaluation.outcome import Undefined
+from uedpo.evaluation.pope import METRICS, says_yes, score
 
-SCENES = [make_scene("shift", i) for i in range(60)]
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    source = HFModel("uedpo:micro_llava")
-    return source.base(), source.processor()
+YES = ["", "NO", "Nope", "No!", "None", "isn't", "no\n", "I don't see one. No.", "Yes", "nothing", "\tno"]
+YES += ["maybe; no?", "Is it?No", "NOT", "Not a dog", "yes. not"]
+NO = ["No", "no", "No.", "No, there is not", "Yes, it is not hidden.", "There is no dog", "a,b not,", "not"]
+NO += ["no,", "N,o", "yes  no", "No. Yes"]
 
 
-def test_questions_name_one_thing_there_and_one_not():
-    adversarial = 0
-    for scene in SCENES:
-        present, absent = question(scene)
-        assert question(scene) == (present, absent)
-        assert scene.find(present) is not None
-        assert scene.find(absent) is None
-        companion = COMPANION[scene.items[0].category]
-        assert absent == companion or scene.find(companion) is not None
-        adversarial += absent == companion
-    assert adversarial > 0.7 * len(SCENES)
-    sizes = {scene.find(question(scene)[0]).size for scene in SCENES}
-    assert sizes == {"large", "medium", "small"}
+@pytest.mark.parametrize(("answer", "yes"), [(a, True) for a in YES] + [(a, False) for a in NO])
+def test_says_yes_is_the_scripts_word_test(answer, yes):
+    assert says_yes(answer) is yes
 
 
-def test_answers_have_the_right_article():
-    assert answer("apple") == f"{OPENING} an apple"
-    assert answer("bread") == f"{OPENING} a loaf"
+def test_score_counts_yes_as_positive():
+    scored = score(["Yes", "Yes", "No", "no dog", "Yes"], [True, False, True, False, True])
+    assert scored.metrics == {
+        "accuracy": 3 / 5,
+        "precision": 2 / 3,
+        "recall": 2 / 3,
+        "f1": 2 * (2 / 3) * (2 / 3) / (2 / 3 + 2 / 3),
+        "yes_ratio": 3 / 5,
+    }
+    assert [scored.counts[k] for k in ("true_yes", "false_yes", "true_no", "false_no")] == [2, 1, 1, 1]
+    assert scored.baselines["always_yes"]["f1"] == 2 * 0.6 * 1.0 / (0.6 + 1.0)
 
 
-def test_the_base_model_is_neither_at_chance_nor_at_the_ceiling(loaded):
-    right = list(forced_choice(*loaded, SCENES, [render(s) for s in SCENES], 25))
-    assert len(right) == len(SCENES)
-    assert 0.6 < np.mean(right) < 0.97
-    one_by_one = list(forced_choice(*loaded, SCENES[:5], [render(s) for s in SCENES[:5]], 1))
-    assert one_by_one == right[:5]
+def test_score_cuts_the_longer_but_yes_ratio_is_over_all_answers():
+    scored = score(["Yes", "No", "Yes", "Yes", "Yes"], [True, False])
+    assert scored.metrics["accuracy"] == 1.0
+    assert scored.metrics["yes_ratio"] == 4 / 5
+    assert score(["Yes"], [True, False, False]).metrics["accuracy"] == 1.0
 
 
-def test_evaluation_gives_counts_of_each_scene(loaded):
-    model, processor = loaded
-    model.train()
-    done = []
-    evaluation = MicroWorldEvaluation(num_shift=6, num_train=3, batch_size=4, pope_every=2)
-    metrics, counts = evaluation.run(model, processor, done.append)
-    assert model.training
-    assert sum(done) == evaluation.num_scenes == 9
-    assert [row["pope"] for row in counts["shift"]] == [1, 0, 1, 0, 1, 0]
-    assert [len(rows) for rows in counts.values()] == [6, 3]
-    assert metrics["shift"]["pope_accuracy"]["denominator"] == 3
-    without = MicroWorldEvaluation(num_shift=2, num_train=0, pope_every=0).run(model, processor)
-    assert list(without.metrics) == ["shift"]
-    assert without.metrics["shift"]["pope_accuracy"]["value"] is None
+@pytest.mark.parametrize(
+    ("answers", "labels", "what"),
+    [
+        (["No", "no"], [True, False], "no answer is yes"),
+        (["Yes", "No"], [False, False], "no label is yes"),
+        (["Yes", "No"], [False, True], "no yes is right"),
+        ([], [True], "no answers"),
+    ],
+)
+def test_score_has_no_number_where_the_script_divides_by_zero(answers, labels, what):
+    with pytest.raises(Undefined, match=what):
+        score(answers, labels)
+
+
+def test_strict_refuses_what_can_be_read_in_two_ways():
+    assert score(["Yes, there is.", "no", "NO.", "Yes"][:2], [True, False], "strict").metrics["accuracy"] == 1
+    for answer in ("NO", "Yes, it is not hidden.", "", "maybe", "Nope", "I see none. No."):
+        with pytest.raises(Undefined) as caught:
+            score(["Yes", answer], [True, False], "strict")
+        assert caught.value.row == 1
+
+
+def test_score_agrees_with_its_twin_on_random_answers():
+    rng = random.Random(0)
+    pieces = ["Yes", "No", "no", "not", "NO", ",", ".", " ", " ", "\n", "dog", "isn't", "nothing", "n"]
+    undefined = 0
+    for _ in range(3000):
+        answers = ["".join(rng.choices(pieces, k=rng.randrange(7))) for _ in range(rng.randrange(1, 9))]
+        labels = [rng.random() < 0.5 for _ in range(rng.randrange(1, 9))]
+        twin = scorer_twins.pope(answers, labels)
+        if twin is None:
+            undefined += 1
+            with pytest.raises(Undefined):
+                score(answers, labels)
+        else:
+            metrics = score(answers, labels).metrics
+            assert tuple(metrics[name] for name in METRICS) == twin
+    assert 100 < undefined < 2000

@@ -14,8 +14,8 @@ from uedpo.data.jsonl import JsonlPairs
 from uedpo.data.rejects import RowProblem, TooManyRejected
 from uedpo.data.rows import MAX_LINE, parse_line
 from uedpo.data.texts import TextRules
+from uedpo.errors import InputError, plain_line
 from uedpo.model.hf import HFModel
-from uedpo.types import InputError, plain_line
 
 GOOD = {"image": None, "prompt": "What?", "chosen": "A cow.", "rejected": "A pig."}
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from uedpo.evaluation.forced_choice import forced_choice
 from uedpo.evaluation.generate import generate
-from uedpo.evaluation.pope import forced_choice
 from uedpo.metrics import ratio_metrics
 from uedpo.microworld.grammar import PROMPTS
 from uedpo.microworld.scene import Scene, make_scene, render
@@ -64,7 +64,7 @@ class MicroWorldEvaluation:
             the one that follows them; 0 leaves a split out.
         start: index of the first scene.
         batch_size, max_new_tokens: generation.
-        pope_every: one scene in so many gets the forced choice of `pope.py`; 0 leaves it out.
+        pope_every: one scene in so many gets the forced choice of `forced_choice.py`; 0 leaves it out.
     """
 
     def __init__(

@@ -1,73 +1,73 @@
-"""A forced choice after POPE: which of two objects does the model say is in the image?
-
-POPE asks yes or no; the micro-world's model knows no such dialogue, so both answers are scored and
-the likelier one counts. The object that is not there is the main object's companion where that is
-absent (POPE's adversarial setting), else any other.
-"""
+"""POPE (Li et al., 2305.10355) as its evaluate.py scores it: yes/no by word, matched by line order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import re
+from collections.abc import Sequence
 
-import numpy as np
-import torch
-from PIL import Image
+from uedpo.evaluation.outcome import Mode, Scored, Undefined, ratio
 
-from uedpo.data.collate import PairCollator
-from uedpo.microworld.grammar import PROMPTS, SYNONYMS
-from uedpo.microworld.scene import CATEGORIES, COMPANION, SPLITS, Scene
-from uedpo.scoring.plain import score
-from uedpo.types import PreferencePair
-
-# The first words of a caption announce its main object ("There is ..."); these may precede any.
-OPENING = "In the background we can see"
-# no row is ever cut, whatever the tokenizer
-_ALL_TOKENS = 1024
+METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+_NO = {"No", "not", "no"}
+_OPENS = re.compile(r"\s*(yes|no)\b", re.IGNORECASE)
 
 
-def question(scene: Scene) -> tuple[str, str]:
-    """A category that is in `scene` and one that is not: a pure function of the scene."""
-    rng = np.random.default_rng([23, SPLITS[scene.split], scene.index])
-    present = scene.items[int(rng.integers(len(scene.items)))].category
-    absent = COMPANION[scene.items[0].category]
-    if scene.find(absent) is not None:
-        absent = str(rng.choice([c for c in CATEGORIES if scene.find(c) is None]))
-    return present, absent
+def says_yes(answer: str) -> bool:
+    """The official reading: no "No", "not" or "no" between single spaces of the first sentence.
+
+    Everything else is a yes, an empty answer and "NO" included.
+    """
+    words = answer.partition(".")[0].replace(",", "").split(" ")
+    return _NO.isdisjoint(words)
 
 
-def answer(category: str) -> str:
-    """The sentence up to its noun; article and noun are all that tells two answers apart."""
-    noun = SYNONYMS[category][0]
-    return f"{OPENING} {'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+def is_plain(answer: str) -> bool:
+    """Whether the first word is yes or no and the official reading agrees; what `strict` asks for."""
+    opening = _OPENS.match(answer)
+    return opening is not None and (opening[1].lower() == "yes") == says_yes(answer)
 
 
-@torch.no_grad()
-def forced_choice(
-    model: Any, processor: Any, scenes: Sequence[Scene], images: Sequence[Image.Image], batch_size: int
-) -> Iterator[bool]:
-    """Yield for each scene whether what is there is likelier to be named than what is not.
+def score(answers: Sequence[str], labels: Sequence[bool], mode: Mode = "official") -> Scored:
+    """All five numbers; positive is yes.
 
     Args:
-        images: of the scenes.
-        batch_size: scenes scored at once.
+        answers: in the order of `labels`. As in the script, the longer of the two is cut, and
+            `yes_ratio` alone is over all answers.
+        labels: whether yes is right.
+
+    Raises:
+        Undefined: a division by zero (the script dies), or in `strict` an answer that can be read
+            in two ways.
     """
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    collate = PairCollator(processor, _ALL_TOKENS)
-    try:
-        for start in range(0, len(scenes), batch_size):
-            pairs = []
-            for scene, image in zip(scenes[start:][:batch_size], images[start:][:batch_size], strict=True):
-                present, absent = question(scene)
-                pairs.append(PreferencePair(scene.id, image, PROMPTS[0], answer(present), answer(absent)))
-            batch = collate(pairs).to(device)
-            lengths = batch.mask.sum(-1, keepdim=True)
-            logps = score(model, batch).logps
-            # the end token would ask whether the sentence may stop here, not what it names
-            totals = logps.sum(-1) - logps.gather(-1, lengths - 1).squeeze(-1)
-            there, not_there = totals.chunk(2)
-            yield from (there > not_there).tolist()
-    finally:
-        model.train(training)
+    if mode == "strict":
+        for i, answer in enumerate(answers):
+            if not is_plain(answer):
+                raise Undefined(f"{answer[:60]!a} is no plain yes or no", i)
+    said = [says_yes(a) for a in answers]
+    counts, metrics = _count(said, labels)
+    counts["yes_answers"] = sum(said)
+    warnings = []
+    if len(said) > len(labels):
+        counts["extra"] = len(said) - len(labels)
+        warnings.append("more answers than labels: the script ignores the last ones, except in yes_ratio")
+    always_yes = _count([True] * len(labels), labels)[1] if any(labels) else {}
+    return Scored({**metrics}, counts, {"always_yes": always_yes} if always_yes else {}, warnings=warnings)
+
+
+def _count(said: Sequence[bool], labels: Sequence[bool]) -> tuple[dict[str, float], dict[str, float]]:
+    pairs = list(zip(said, labels, strict=False))
+    true_yes, true_no = pairs.count((True, True)), pairs.count((False, False))
+    false_yes, false_no = pairs.count((True, False)), pairs.count((False, True))
+    yes_ratio = ratio(sum(said), len(said), "yes_ratio: no answers")
+    precision = ratio(true_yes, true_yes + false_yes, "precision: no answer is yes")
+    recall = ratio(true_yes, true_yes + false_no, "recall: no label is yes")
+    f1 = ratio(2 * precision * recall, precision + recall, "f1: no yes is right")
+    counts: dict[str, float] = {
+        "true_yes": true_yes,
+        "false_yes": false_yes,
+        "true_no": true_no,
+        "false_no": false_no,
+    }
+    accuracy = (true_yes + true_no) / len(pairs)
+    values = (accuracy, precision, recall, f1, yes_ratio)
+    return counts, dict(zip(METRICS, values, strict=True))

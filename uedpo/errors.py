@@ -1,0 +1,19 @@
+"""Errors of bad input: one line each, no traceback. Apart from `types`, so that scoring needs no torch."""
+
+
+class InputError(ValueError):
+    """Data or a model that cannot be used; the message says what, where, and the remedy."""
+
+
+class ConfigError(Exception):
+    """One or more configuration problems, one a line."""
+
+
+def plain_line(error: BaseException) -> str:
+    """What an error says: without the traceback that a loader's worker wraps around it, and without
+    characters that act on a terminal."""
+    text = str(error).rstrip()
+    if text.startswith("Caught "):
+        last = text.splitlines()[-1]
+        text = last.partition(": ")[2] or last
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
