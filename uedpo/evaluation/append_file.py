@@ -118,14 +118,13 @@ def read(path: Path, kind: str) -> tuple[Row, list[tuple[int, Row]]]:
 
 def parse(path: Path, data: bytes, kind: str) -> tuple[Row, list[tuple[int, Row]]]:
     """`read` for whole lines that are in memory."""
-    lines = data.split(b"\n")[:-1]
-    rows = [(number, _object(f"{path}:{number}", line)) for number, line in enumerate(lines, start=1)]
-    header = rows[0][1]
+    first, *lines = data.split(b"\n")
+    header = _object(f"{path}:1", first) if lines else {}
     if kind not in header:
         raise InputError(f"{path}:1: no {kind}: not the header of such a file; choose another")
     if header.get("sha256") != sealed(header)["sha256"]:
         raise InputError(f"{path}:1: sha256 is not that of the other fields: the header was changed")
-    return header, rows[1:]
+    return header, [(n, _object(f"{path}:{n}", line)) for n, line in enumerate(lines[:-1], start=2)]
 
 
 def _object(where: str, line: bytes) -> Row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -154,7 +155,7 @@ def _answer_rest(
     from rich.progress import Progress
 
     model, processor = load_model(source, adapter)
-    with Progress(disable=None) as bars:
+    with Progress(disable=not sys.stdout.isatty()) as bars:
         task = bars.add_task("answers", total=len(questions), completed=len(done))
         for start in range(0, len(questions), batch_size):
             batch = questions[start : start + batch_size]
@@ -188,8 +189,8 @@ def load_model(source: HFModel, adapter: Path | None) -> tuple[Any, Any]:
     """
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, processor = source.base(), source.processor()
         if adapter is not None:

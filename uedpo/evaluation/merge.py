@@ -1,4 +1,4 @@
-"""One answer file from those of all shards: `python -m uedpo.evaluation.merge output=answers.jsonl SHARD ...`.
+"""One answer file from those of all shards: `python -m uedpo.evaluation.merge output=FILE SHARD ...`.
 
 The result is, byte for byte, what one process would have written that gave the same answers.
 """
@@ -38,13 +38,13 @@ def merge(output: str, shards: list[str]) -> int:
             raise InputError(f"{path}:1: shard {header['shard']} is that of {files[header['shard']][0]} too")
         files[header["shard"]] = path, [row for _, row in rows]
     assert first is not None
-    rows = _interleaved(first, files)
-    lines = [sealed({**first, "shard": "0/1"}), *rows]
+    merged = _interleaved(first, files)
+    lines: list[Row] = [sealed({**first, "shard": "0/1"}), *merged]
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     beside.write_bytes(b"".join(line_of(line) for line in lines))
     beside.replace(target)
-    print(f"{len(rows)}/{first['num']} answers in {target}")
+    print(f"{len(merged)}/{first['num']} answers in {target}")
     return 0
 
 

@@ -112,7 +112,7 @@ Located = Iterator[tuple[str, Question]]
 
 
 def _pope(assets: Path, root: Path, prompt: str) -> Located:
-    for where, row in _json_lines(assets):
+    for where, row in json_lines(assets):
         image = _inside(where, root, field(where, row, "image", str))
         yield where, Question(field(where, row, "question_id", int), image, field(where, row, "text", str))
 
@@ -151,7 +151,7 @@ def mmhal_rows(assets: Path) -> Iterator[tuple[str, Any]]:
 
 def _object_halbench(assets: Path, root: Path, prompt: str) -> Located:
     path = find(assets, "obj_halbench_300_with_image.jsonl")
-    for index, (where, row) in enumerate(_json_lines(path)):
+    for index, (where, row) in enumerate(json_lines(path)):
         try:
             image = base64.b64decode(field(where, row, "image", str), validate=True)
         except (binascii.Error, ValueError):
@@ -226,7 +226,12 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     return ((f"{path}: row {i}", row) for i, row in enumerate(rows))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """(file:line, value) of each line of a JSON Lines file that is not empty.
+
+    Raises:
+        InputError: not UTF-8, or naming the line that is not JSON.
+    """
     # not splitlines: a JSON string may hold U+2028 and the like
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
