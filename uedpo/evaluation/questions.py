@@ -8,7 +8,6 @@ bytes inside the benchmark's file; nothing is ever fetched.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import json
@@ -65,9 +64,7 @@ def load(
     """
     if images is None and benchmark != "object_halbench":
         raise InputError(f"images: missing; set the folder with the images of {benchmark}")
-    root = (images or assets).resolve()
-    if not root.is_dir():
-        raise InputError(f"images={images}: no such folder")
+    root = _Images(images or assets)
     questions = []
     seen: dict[int, str] = {}
     for where, question in READERS[benchmark](assets, root, prompt):
@@ -108,16 +105,39 @@ def images_digest(questions: Iterable[Question]) -> str:
     return total.hexdigest()
 
 
+class _Images:
+    """A folder that no path of a file may leave; each name is looked up once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        if not self.root.is_dir():
+            raise InputError(f"images={root}: no such folder")
+        self.known: dict[str, Path] = {}
+
+    def file(self, where: str, name: str) -> Path:
+        if name in self.known:
+            return self.known[name]
+        try:
+            path = (self.root / name).resolve()
+            inside = path.is_relative_to(self.root) and path.is_file()
+        except (OSError, ValueError):
+            inside = False
+        if not inside:
+            raise InputError(f"{where}: image {name!r} is not a file inside {self.root}; set images")
+        self.known[name] = path
+        return path
+
+
 Located = Iterator[tuple[str, Question]]
 
 
-def _pope(assets: Path, root: Path, prompt: str) -> Located:
+def _pope(assets: Path, root: _Images, prompt: str) -> Located:
     for where, row in json_lines(assets):
-        image = _inside(where, root, field(where, row, "image", str))
+        image = root.file(where, field(where, row, "image", str))
         yield where, Question(field(where, row, "question_id", int), image, field(where, row, "text", str))
 
 
-def _chair(assets: Path, root: Path, prompt: str) -> Located:
+def _chair(assets: Path, root: _Images, prompt: str) -> Located:
     """chair_images.json: a list of COCO image ids, or of {"image_id", "image": file name}."""
     path = find(assets, "chair_images.json")
     for where, row in json_rows(path):
@@ -125,23 +145,23 @@ def _chair(assets: Path, root: Path, prompt: str) -> Located:
             name, number = f"COCO_val2014_{row:012d}.jpg", row
         else:
             name, number = field(where, row, "image", str), field(where, row, "image_id", int)
-        yield where, Question(number, _inside(where, root, name), prompt)
+        yield where, Question(number, root.file(where, name), prompt)
 
 
-def _amber(assets: Path, root: Path, generative: bool) -> Located:
+def _amber(assets: Path, root: _Images, generative: bool) -> Located:
     own = f"query_{'generative' if generative else 'discriminative'}.json"
     for where, row in json_rows(find(assets, own, f"query/{own}", "query_all.json", "query/query_all.json")):
         number = field(where, row, "id", int)
         if (number <= LAST_GENERATIVE) == generative:
-            image = _inside(where, root, field(where, row, "image", str))
+            image = root.file(where, field(where, row, "image", str))
             yield where, Question(number, image, field(where, row, "query", str))
 
 
-def _mmhal(assets: Path, root: Path, prompt: str) -> Located:
+def _mmhal(assets: Path, root: _Images, prompt: str) -> Located:
     for index, (where, row) in enumerate(mmhal_rows(assets)):
         # the address only names the file
         name = PurePosixPath(urlsplit(field(where, row, "image_src", str)).path).name
-        yield where, Question(index, _inside(where, root, name), field(where, row, "question", str))
+        yield where, Question(index, root.file(where, name), field(where, row, "question", str))
 
 
 def mmhal_rows(assets: Path) -> Iterator[tuple[str, Any]]:
@@ -149,12 +169,13 @@ def mmhal_rows(assets: Path) -> Iterator[tuple[str, Any]]:
     return json_rows(find(assets, "mmhal-bench_answer_template.json", "response_template.json"))
 
 
-def _object_halbench(assets: Path, root: Path, prompt: str) -> Located:
+def _object_halbench(assets: Path, root: _Images, prompt: str) -> Located:
     path = find(assets, "obj_halbench_300_with_image.jsonl")
     for index, (where, row) in enumerate(json_lines(path)):
+        text = field(where, row, "image", str)
         try:
-            image = base64.b64decode(field(where, row, "image", str), validate=True)
-        except (binascii.Error, ValueError):
+            image = base64.b64decode(text, validate=True)
+        except ValueError:
             raise InputError(f"{where}: image is not base64") from None
         yield (
             where,
@@ -162,7 +183,7 @@ def _object_halbench(assets: Path, root: Path, prompt: str) -> Located:
         )
 
 
-READERS: dict[str, Callable[[Path, Path, str], Located]] = {
+READERS: dict[str, Callable[[Path, _Images, str], Located]] = {
     "pope": _pope,
     "chair": _chair,
     "amber_generative": lambda assets, root, _: _amber(assets, root, generative=True),
@@ -254,14 +275,3 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: not UTF-8") from None
-
-
-def _inside(where: str, root: Path, name: str) -> Path:
-    try:
-        path = (root / name).resolve()
-        inside = path.is_relative_to(root) and path.is_file()
-    except (OSError, ValueError):
-        inside = False
-    if not inside:
-        raise InputError(f"{where}: image {name!r} is not a file inside {root}; set images")
-    return path
