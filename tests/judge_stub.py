@@ -23,7 +23,7 @@ def phrases_of(prompt):
 
 
 class Stub:
-    """`faulty` of the calls fail, each kind alike; `requests` holds (headers, body) of all calls."""
+    """`faulty` of the calls fail, each kind in turn; `requests` holds (headers, body) of all calls."""
 
     def __init__(self, faulty=0.0, reply=reply_to, delay=0.0, pause=2.0, seed=0, port=0):
         self.faulty, self.reply, self.delay, self.pause = faulty, reply, delay, pause
@@ -35,10 +35,10 @@ class Stub:
 
     def fault(self):
         with self.guard:
-            name = self.random.choice(FAULTS) if self.random.random() < self.faulty else ""
-            if name:
-                self.faults.append(name)
-            return name
+            if self.random.random() >= self.faulty:
+                return ""
+            self.faults.append(FAULTS[len(self.faults) % len(FAULTS)])
+            return self.faults[-1]
 
     def answer(self, handler, headers, body):
         name = self.fault()
@@ -67,6 +67,9 @@ class Stub:
                     self.send_header("Content-Length", str(len(text.encode())))
                     self.end_headers()
                     self.wfile.write(text.encode())
+
+            def do_GET(self):
+                stub.requests.append((dict(self.headers), None))
 
             def log_message(self, *args):
                 pass

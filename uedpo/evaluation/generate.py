@@ -121,7 +121,7 @@ def answer_benchmark(
         "model_sha256": weights_digest(Path(source.location)),
         "adapter_sha256": None if lora is None else _adapter_digest(lora),
         "dtype": dtype,
-        "num": len(questions),
+        "num_rows": len(questions),
         "prompts_sha256": digest([[q.id, q.prompt] for q in questions]),
         "images_sha256": images_digest(questions),
         "decoding": decode._asdict(),

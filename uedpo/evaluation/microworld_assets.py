@@ -20,6 +20,7 @@ from uedpo.microworld.truth import read
 from uedpo.types import NonNegativeInt, PositiveInt
 
 CAPTIONS = 5  # references of an image, as many as COCO has
+_CAPTIONS_FOR_WORDS = 1000  # the grammar's rarest word turns up within 600
 _QUESTIONS = 3  # present, and as many absent objects that POPE asks of an image
 
 
@@ -90,7 +91,8 @@ def _reference(scene: Scene, k: int) -> str:
 
 def _singulars() -> dict[str, str]:
     """Every word of the grammar -> its singular; CHAIR singularises each token of a caption."""
-    words = {w.text.lower() for i in range(3000) for w in read(_reference(make_scene("shift", i), 0)).words}
+    texts = (_reference(make_scene("shift", i), 0) for i in range(_CAPTIONS_FOR_WORDS))
+    words = {w.text.lower() for text in texts for w in read(text).words}
     words |= {word for options in COUNT_WORDS.values() for word in options}
     table = {word: word for word in sorted(words)}
     for nouns in SYNONYMS.values():

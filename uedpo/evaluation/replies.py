@@ -12,7 +12,7 @@ from uedpo.evaluation.judge_tasks import Task
 from uedpo.evaluation.questions import field, json_lines
 from uedpo.types import InputError
 
-KIND = "uedpo_judge_replies"
+KIND = "uedpo_replies"
 
 
 def recorded(path: Path, judge: str) -> dict[int, list[Outcome]]:
