@@ -8,8 +8,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from uedpo.evaluation import generate as stage
-from uedpo.evaluation.append_file import read
-from uedpo.evaluation.generate import KIND, answer_benchmark, generate
+from uedpo.evaluation.append_file import ANSWERS, read
+from uedpo.evaluation.generate import answer_benchmark, generate
 from uedpo.evaluation.merge import merge
 from uedpo.evaluation.microworld_assets import write_assets
 from uedpo.evaluation.options import parse
@@ -65,7 +65,7 @@ def test_prompts_of_one_batch_answer_as_alone(loaded, num_beams):
 
 
 def test_header_and_rows(assets, answers):
-    header, rows = read(answers, KIND)
+    header, rows = read(answers, ANSWERS)
     assert [row["id"] for _, row in rows] == list(range(2_000_000, 2_000_007))
     assert all(set(row) == {"id", "answer"} and row["answer"] for _, row in rows)
     assert header["decoding"] == {
@@ -159,13 +159,13 @@ def test_adapter_changes_answers_and_its_hash_is_kept(assets, answers, loaded, t
     weights = tmp_path / "adapter/adapter_model.safetensors"
     path = tmp_path / "same.jsonl"
     run(assets, path, adapter=str(tmp_path / "adapter"))
-    assert [row for _, row in read(path, KIND)[1]] == [row for _, row in read(answers, KIND)[1]]
+    assert [row for _, row in read(path, ANSWERS)[1]] == [row for _, row in read(answers, ANSWERS)[1]]
     torch.manual_seed(0)
     save_file({k: torch.randn_like(v) * 0.2 for k, v in load_file(weights).items()}, weights)
     with pytest.raises(InputError, match="adapter_sha256="):
         run(assets, path, adapter=str(tmp_path / "adapter"))
     run(assets, tmp_path / "other.jsonl", adapter=str(tmp_path / "adapter"))
-    assert read(tmp_path / "other.jsonl", KIND)[1] != read(answers, KIND)[1]
+    assert read(tmp_path / "other.jsonl", ANSWERS)[1] != read(answers, ANSWERS)[1]
     weights.unlink()
     with pytest.raises(InputError, match=r"has no adapter_model.safetensors"):
         run(assets, tmp_path / "none.jsonl", adapter=str(tmp_path / "adapter"))

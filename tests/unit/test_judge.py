@@ -8,11 +8,10 @@ from email.utils import formatdate
 import pytest
 
 from tests.judge_stub import FAULTS, MODEL, Stub, phrases_of, reply_to
-from uedpo.evaluation.append_file import AppendFile, read
+from uedpo.evaluation.append_file import REPLIES, AppendFile, read
 from uedpo.evaluation.endpoint import Endpoint, _retry_after
 from uedpo.evaluation.judge import judge_answers
 from uedpo.evaluation.judge_tasks import is_readable, tasks
-from uedpo.evaluation.replies import KIND
 from uedpo.types import InputError
 
 KEY = "sk-canary-4711"
@@ -53,7 +52,7 @@ def judge(folder, url, output="replies.jsonl", benchmark="mmhal", **options):
 
 def accepted(path):
     """Row -> reply; each row once."""
-    rows = [row for _, row in read(path, KIND)[1] if row["status"] == "ok"]
+    rows = [row for _, row in read(path, REPLIES)[1] if row["status"] == "ok"]
     assert len({row["index"] for row in rows}) == len(rows)
     return {row["index"]: row["reply"] for row in rows}
 
@@ -81,7 +80,7 @@ def test_every_answer_is_judged_once_without_faults(folder, capsys):
     assert replies[3] == reply_to(text)
     assert sorted(replies) == list(range(NUM))
     assert f"{NUM}/{NUM} answers judged by {MODEL}" in capsys.readouterr().out
-    header = read(folder / "replies.jsonl", KIND)[0]
+    header = read(folder / "replies.jsonl", REPLIES)[0]
     assert (header["judge"], header["num_rows"]) == (MODEL, NUM)
 
 
@@ -94,7 +93,7 @@ def test_judge_that_fails_for_a_third_gives_the_same_replies(folder, seed, capsy
         assert judge(folder, stub.url, timeout=0.4, concurrency=8) == 0
     assert set(stub.faults) == set(FAULTS)
     assert accepted(folder / "replies.jsonl") == accepted(folder / "clean.jsonl")
-    rows = [row for _, row in read(folder / "replies.jsonl", KIND)[1]]
+    rows = [row for _, row in read(folder / "replies.jsonl", REPLIES)[1]]
     assert len(rows) == len(stub.requests) <= 3 * NUM
     statuses = Counter(row["status"] for row in rows)
     assert set(statuses) == {"ok", "http 500", "http 429", "timeout", "malformed", "wrong model"}
@@ -128,7 +127,7 @@ def test_judge_goes_on_where_it_stopped(folder, capsys):
         assert judge(folder, stub.url) == 0
         assert judge(folder, stub.url) == 0
     assert len(stub.requests) == NUM - len(first)
-    attempts = Counter(row["index"] for _, row in read(folder / "replies.jsonl", KIND)[1])
+    attempts = Counter(row["index"] for _, row in read(folder / "replies.jsonl", REPLIES)[1])
     assert all(n == (1 if i in first else 2) for i, n in attempts.items())
     (folder / "judge.txt").write_text(TEMPLATE + " ")
     with pytest.raises(InputError, match=r"replies.jsonl:1: written with other settings: template_sha256="):
@@ -173,7 +172,7 @@ def test_unreadable_replies_are_asked_again_and_kept(folder):
     replies = iter(["()", "5", '["a", 1]', 'Objects:\n["dog"]'])
     with Stub(reply=lambda prompt: next(replies)) as stub:
         assert judge(folder, stub.url, benchmark="object_halbench") == 0
-    rows = [row for _, row in read(folder / "replies.jsonl", KIND)[1]]
+    rows = [row for _, row in read(folder / "replies.jsonl", REPLIES)[1]]
     assert [row["status"] for row in rows] == ["unreadable"] * 3 + ["ok"]
     assert [row.get("raw") for row in rows] == ["()", "5", '["a", 1]', None]
 

@@ -17,15 +17,13 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from uedpo.evaluation.append_file import AppendFile, digest
+from uedpo.evaluation.append_file import ANSWERS, AppendFile, digest
 from uedpo.evaluation.options import command
 from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
 from uedpo.model.chat import chat_prompt
 from uedpo.model.hf import HFModel
 from uedpo.types import InputError, PositiveInt
-
-KIND = "uedpo_answers"
 
 
 @torch.no_grad()
@@ -113,7 +111,7 @@ def answer_benchmark(
     source = HFModel(model, revision, dtype)
     lora = None if adapter is None else Path(adapter).expanduser()
     header = {
-        KIND: 1,
+        ANSWERS: 1,
         "benchmark": benchmark,
         "protocol": protocol,
         "model": model,

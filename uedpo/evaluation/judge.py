@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from uedpo.evaluation.append_file import AppendFile, digest
+from uedpo.evaluation.append_file import REPLIES, AppendFile, digest
 from uedpo.evaluation.endpoint import OK, WRONG_MODEL, Endpoint, Outcome
 from uedpo.evaluation.judge_tasks import SETTINGS, Judged, Task, is_readable, request, tasks
 from uedpo.evaluation.options import command
-from uedpo.evaluation.replies import KIND, judged, recorded
+from uedpo.evaluation.replies import judged, recorded
 from uedpo.types import InputError, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 UNREADABLE = "unreadable"
@@ -71,7 +71,7 @@ def judge_answers(
     folder, form = (None if name is None else Path(name).expanduser() for name in (assets, template))
     asked, template_sha256 = tasks(benchmark, source, folder, form)
     header = {
-        KIND: 1,
+        REPLIES: 1,
         "benchmark": benchmark,
         "judge": judge,
         "settings": SETTINGS[benchmark],

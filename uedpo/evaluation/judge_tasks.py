@@ -9,8 +9,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, NamedTuple
 
-from uedpo.evaluation.append_file import read
-from uedpo.evaluation.generate import KIND
+from uedpo.evaluation.append_file import ANSWERS, read
 from uedpo.evaluation.questions import field, mmhal_rows, read_text
 from uedpo.types import InputError
 
@@ -73,7 +72,7 @@ def read_answers(benchmark: str, path: Path) -> list[str]:
     Raises:
         InputError: naming file, line and field; a shard, or a row without an answer.
     """
-    header, rows = read(path, KIND)
+    header, rows = read(path, ANSWERS)
     for name, wanted in (("benchmark", benchmark), ("shard", "0/1")):
         if header.get(name) != wanted:
             raise InputError(f"{path}:1: {name} is {header.get(name)!r}, must be {wanted!r}")

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from uedpo.evaluation.append_file import Row, line_of, read, sealed
-from uedpo.evaluation.generate import KIND
+from uedpo.evaluation.append_file import ANSWERS, Row, line_of, read, sealed
 from uedpo.evaluation.options import command
 from uedpo.results import differing
 from uedpo.types import InputError
@@ -29,7 +28,7 @@ def merge(output: str, shards: list[str]) -> int:
     files: dict[str, tuple[Path, list[Row]]] = {}
     first: Row | None = None
     for path in (Path(name).expanduser() for name in shards):
-        header, rows = read(path, KIND)
+        header, rows = read(path, ANSWERS)
         first = first or header
         keys = differing([first, header], ["shard", "sha256"])
         if keys:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from uedpo.evaluation.append_file import REPLIES
 from uedpo.evaluation.endpoint import OK, WRONG_MODEL, Outcome
 from uedpo.evaluation.judge_tasks import Task
 from uedpo.evaluation.questions import field, json_lines
 from uedpo.types import InputError
-
-KIND = "uedpo_replies"
 
 
 def recorded(path: Path, judge: str) -> dict[int, list[Outcome]]:
@@ -23,7 +22,7 @@ def recorded(path: Path, judge: str) -> dict[int, list[Outcome]]:
     """
     found: dict[int, list[Outcome]] = {}
     for where, row in json_lines(path):
-        if isinstance(row, dict) and KIND in row:
+        if isinstance(row, dict) and REPLIES in row:
             continue
         index = field(where, row, "index", int)
         if row.get("reply") is None and isinstance(row.get("status"), str):
