@@ -64,7 +64,7 @@ def test_killed_judge_ends_with_the_same_replies(tmp_path, kills):
     ]
     (tmp_path / "mmhal-bench_answer_template.json").write_text(json.dumps(rows))
     (tmp_path / "judge.txt").write_text("{} {} {} {}")
-    header = {ANSWERS: 1, "benchmark": "mmhal", "num_rows": num, "shard": "0/1"}
+    header = {ANSWERS: 1, "benchmark": "mmhal", "num": num, "shard": "0/1"}
     with AppendFile(tmp_path / "answers.jsonl", header) as file:
         for i in range(num):
             file.append({"id": i, "answer": f"It is {i}"})

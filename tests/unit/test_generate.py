@@ -71,7 +71,7 @@ def test_header_and_rows(assets, answers):
     assert header["decoding"] == {
         "temperature": 0.0, "num_beams": 1, "max_new_tokens": 12, "image_aspect": "keep", "suffix": "",
     }  # fmt: skip
-    assert (header["benchmark"], header["shard"], header["num_rows"]) == ("chair", "0/1", 7)
+    assert (header["benchmark"], header["shard"], header["num"]) == ("chair", "0/1", 7)
     assert header["versions"]["torch"] == torch.__version__
 
 
@@ -122,7 +122,7 @@ def test_shards_merge_to_the_file_of_one_process(assets, answers, tmp_path):
         ({"protocol": "rlaifv"}, r"protocol='greedy' \(now 'rlaifv'\).*decoding.num_beams=1"),
         ({"max_new_tokens": 13}, "decoding.max_new_tokens=12"),
         ({"prompt": "See?"}, "prompts_sha256="),
-        ({"limit": 3}, r"num_rows=7 \(now 3\)"),
+        ({"limit": 3}, r"num=7 \(now 3\)"),
         ({"dtype": "bfloat16"}, "dtype='float32'"),
         ({"suffix": "!"}, "decoding.suffix=''"),
     ],

@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def write_answers(path, benchmark, texts, **changes):
-    header = {"uedpo_answers": 1, "benchmark": benchmark, "num_rows": len(texts), "shard": "0/1"} | changes
+    header = {"uedpo_answers": 1, "benchmark": benchmark, "num": len(texts), "shard": "0/1"} | changes
     with AppendFile(path, header) as file:
         for i, text in enumerate(texts):
             file.append({"id": i, "answer": text})
@@ -81,7 +81,7 @@ def test_every_answer_is_judged_once_without_faults(folder, capsys):
     assert sorted(replies) == list(range(NUM))
     assert f"{NUM}/{NUM} answers judged by {MODEL}" in capsys.readouterr().out
     header = read(folder / "replies.jsonl", REPLIES)[0]
-    assert (header["judge"], header["num_rows"]) == (MODEL, NUM)
+    assert (header["judge"], header["num"]) == (MODEL, NUM)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -323,7 +323,7 @@ def test_bad_answer_files_are_named(folder):
 
     assert "bad.jsonl:1: benchmark is 'pope'" in problem(benchmark="pope")
     assert "bad.jsonl:1: shard is '1/2'" in problem(shard="1/2")
-    assert "2 of 3 answers (first missing: 2)" in problem(num_rows=3)
+    assert "2 of 3 answers (first missing: 2)" in problem(num=3)
     assert "bad.jsonl:4: id=1 is there twice" in problem(line='{"id": 1, "answer": "x"}')
     assert "bad.jsonl:4: answer must be a text" in problem(line='{"id": 2, "answer": 3}')
     assert "bad.jsonl:4: id must be a whole number" in problem(line='{"id": true, "answer": "x"}')

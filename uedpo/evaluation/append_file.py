@@ -20,7 +20,7 @@ from uedpo.results import flat
 from uedpo.types import InputError
 
 Row = dict[str, Any]
-ANSWERS, REPLIES = "uedpo_answers", "uedpo_replies"  # first keys of headers
+ANSWERS, REPLIES = "uedpo_answers", "uedpo_judge_replies"  # first keys of headers
 
 
 def digest(value: Any) -> str:

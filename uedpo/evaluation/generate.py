@@ -119,7 +119,7 @@ def answer_benchmark(
         "model_sha256": weights_digest(Path(source.location)),
         "adapter_sha256": None if lora is None else _adapter_digest(lora),
         "dtype": dtype,
-        "num_rows": len(questions),
+        "num": len(questions),
         "prompts_sha256": digest([[q.id, q.prompt] for q in questions]),
         "images_sha256": images_digest(questions),
         "decoding": decode._asdict(),

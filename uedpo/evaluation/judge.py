@@ -78,7 +78,7 @@ def judge_answers(
         "template_sha256": template_sha256,
         "answers_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "prompts_sha256": digest(asked),
-        "num_rows": len(asked),
+        "num": len(asked),
         "replayed": replay is not None,
     }
     endpoint = None if base_url is None else Endpoint(base_url, judge, timeout)

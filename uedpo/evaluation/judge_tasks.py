@@ -76,7 +76,7 @@ def read_answers(benchmark: str, path: Path) -> list[str]:
     for name, wanted in (("benchmark", benchmark), ("shard", "0/1")):
         if header.get(name) != wanted:
             raise InputError(f"{path}:1: {name} is {header.get(name)!r}, must be {wanted!r}")
-    num = field(f"{path}:1", header, "num_rows", int)
+    num = field(f"{path}:1", header, "num", int)
     found: dict[int, str] = {}
     for number, row in rows:
         index, answer = field(f"{path}:{number}", row, "id", int), row.get("answer")

@@ -43,13 +43,13 @@ def merge(output: str, shards: list[str]) -> int:
     beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     beside.write_bytes(b"".join(line_of(line) for line in lines))
     beside.replace(target)
-    print(f"{len(merged)}/{first['num_rows']} answers in {target}")
+    print(f"{len(merged)}/{first['num']} answers in {target}")
     return 0
 
 
 def _interleaved(header: Row, files: dict[str, tuple[Path, list[Row]]]) -> list[Row]:
     """Rows of all shards in the order of the questions: shard i holds the questions i, i + n, ..."""
-    of, num = int(header["shard"].split("/")[1]), header["num_rows"]
+    of, num = int(header["shard"].split("/")[1]), header["num"]
     missing = [f"{i}/{of}" for i in range(of) if f"{i}/{of}" not in files]
     if missing:
         raise InputError(f"shard {', '.join(missing)} missing; give the files of all {of} shards")
