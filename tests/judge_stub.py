@@ -22,6 +22,11 @@ def phrases_of(prompt):
     return json.dumps(["dog", "red car", "tree"][: number % 3 + 1])
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # five by default: a sixth connection at once would wait for a second
+
+
 class Stub:
     """`faulty` of the calls fail, each kind in turn; `requests` holds (headers, body) of all calls."""
 
@@ -29,8 +34,7 @@ class Stub:
         self.faulty, self.reply, self.delay, self.pause = faulty, reply, delay, pause
         self.random, self.guard = random.Random(seed), threading.Lock()
         self.requests, self.faults = [], []
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", port), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
     def fault(self):

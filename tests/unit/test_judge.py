@@ -94,7 +94,8 @@ def test_judge_that_fails_for_a_third_gives_the_same_replies(folder, seed, capsy
     assert set(stub.faults) == set(FAULTS)
     assert accepted(folder / "replies.jsonl") == accepted(folder / "clean.jsonl")
     rows = [row for _, row in read(folder / "replies.jsonl", REPLIES)[1]]
-    assert len(rows) == len(stub.requests) <= 3 * NUM
+    # a call that times out may not have reached the endpoint
+    assert len(stub.requests) <= len(rows) <= 3 * NUM
     statuses = Counter(row["status"] for row in rows)
     assert set(statuses) == {"ok", "http 500", "http 429", "timeout", "malformed", "wrong model"}
     for i in range(NUM):
