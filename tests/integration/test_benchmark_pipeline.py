@@ -6,7 +6,6 @@ score here is that of always answering yes; what is tested is the pipe.
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -18,9 +17,6 @@ from uedpo.microworld.grammar import PROMPTS
 
 has_score = importlib.util.find_spec("uedpo.evaluation.score") is not None
 needs_score = pytest.mark.skipif(not has_score, reason="uedpo.evaluation.score is not there yet")
-needs_tokenizer = pytest.mark.skipif(
-    not os.environ.get("UEDPO_BENCHMARKS"), reason="nltk's punkt comes with UEDPO_BENCHMARKS"
-)
 NUM = 40
 
 
@@ -68,8 +64,7 @@ def test_pope_is_scored_and_shown(folder):
 
 
 @needs_score
-@needs_tokenizer
-def test_chair_agrees_with_the_microworlds_own(folder, nltk_data):
+def test_chair_agrees_with_the_microworlds_own(folder, nltk):
     from uedpo.evaluation.microworld import TEST_START, caption_counts
     from uedpo.microworld.scene import make_scene
 

@@ -106,7 +106,8 @@ def test_files_hold_the_same_and_html_is_escaped(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "r.json: not JSON"), ("[]", "r.json: must be an object"), ('{"mode": "official"}', "benchmark must be"),
+        ("{", "r.json: not JSON"), ("[]", "r.json: must be an object"),
+        ('{"mode": "official"}', "benchmark must be"),
         ('{"benchmark": "a", "mode": "official", "metrics": []}', "metrics must be an object"),
         ('{"benchmark": "a", "mode": "official", "metrics": {"f1": "x"}}', "metrics.f1 must be a number"),
         ('{"benchmark": "a", "mode": "official", "metrics": {"f1": true}}', "metrics.f1 must be a number"),
