@@ -12,12 +12,13 @@ import sys
 import pytest
 
 from uedpo.evaluation.append_file import ANSWERS, read
+from uedpo.evaluation.generate import answer_benchmark
 from uedpo.evaluation.microworld_assets import write_assets
 from uedpo.microworld.grammar import PROMPTS
 
 has_score = importlib.util.find_spec("uedpo.evaluation.score") is not None
 needs_score = pytest.mark.skipif(not has_score, reason="uedpo.evaluation.score is not there yet")
-NUM = 40
+NUM = 30
 
 
 def run(stage, *arguments):
@@ -31,12 +32,13 @@ def run(stage, *arguments):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("micro")
     write_assets(str(folder), num=NUM)
-    common = ("model=uedpo:micro_llava", f"images={folder / 'images'}", "batch_size=40")
+    common = ("model=uedpo:micro_llava", f"images={folder / 'images'}", "batch_size=30")
     chair = ("benchmark=chair", f"assets={folder}", f"output={folder / 'chair.jsonl'}")
     shown = run("generate", *common, *chair, f"prompt={PROMPTS[0]}", "max_new_tokens=96")
     assert f"{NUM}/{NUM} answers" in shown
-    pope = ("benchmark=pope", f"assets={folder / 'pope.json'}", f"output={folder / 'pope.jsonl'}")
-    run("generate", *common, *pope, "max_new_tokens=12")
+    pope = {"assets": str(folder / "pope.json"), "output": str(folder / "pope.jsonl")}
+    model = {"model": "uedpo:micro_llava", "images": str(folder / "images"), "batch_size": 60}
+    assert answer_benchmark("pope", **pope, **model, max_new_tokens=8) == 0
     return folder
 
 

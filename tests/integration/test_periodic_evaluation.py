@@ -3,7 +3,7 @@ import csv
 import pytorch_lightning as pl
 
 from tests.integration.conftest import same, trained
-from tests.integration.test_run import TINY, uedpo
+from tests.integration.test_run import uedpo
 from uedpo.callbacks.periodic_evaluation import START, PeriodicEvaluation
 from uedpo.evaluation.microworld import TEST_START
 
@@ -41,8 +41,11 @@ def test_scenes_are_not_those_of_the_final_evaluation():
 
 
 def test_config_switches_it_on_and_csv_has_it(tmp_path):
-    options = ["callbacks.evaluation.every_n_steps=2", "callbacks.evaluation.num_shift=4"]
-    uedpo(*TINY, "callbacks=periodic", *options, f"hydra.run.dir={tmp_path}")
+    uedpo(
+        "callbacks=periodic", "callbacks.evaluation.every_n_steps=2", "callbacks.evaluation.num_shift=4",
+        "trainer.max_steps=3", "trainer.val_every_n_batches=0", "data.batch_size=2", "data.val.num_pairs=1",
+        "evaluation=none", "threads=1", f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     steps = [row["step"] for row in rows if row.get("eval/shift/chair_i")]
     assert steps == ["1"]
