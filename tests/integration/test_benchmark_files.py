@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.reference import scorer_twins
-from uedpo.evaluation.amber_generative import Slots, vocabulary
-from uedpo.evaluation.assets import KNOWN, amber_annotations, pope_labels
-from uedpo.evaluation.mmhal import TYPES
+from uedpo.evaluation.official.amber_generative import Slots, vocabulary
+from uedpo.evaluation.official.assets import KNOWN, amber_annotations, pope_labels
+from uedpo.evaluation.official.mmhal import TYPES
 from uedpo.evaluation.score import main
 
 FOLDER = os.environ.get("UEDPO_BENCHMARKS", "")
@@ -169,7 +169,7 @@ def test_amber_every_truth_word_named_misses_the_lost_slots(amber, nltk, score, 
 
 
 def test_amber_plurals_that_are_their_own_lemma_out_of_the_vocabulary(nltk, tmp_path):
-    from uedpo.evaluation.language import WORDNET, Nltk
+    from uedpo.evaluation.official.language import WORDNET, Nltk
 
     words = Nltk(tmp_path, WORDNET)
     known = vocabulary(load(BENCHMARKS / "amber" / "relation.json"))

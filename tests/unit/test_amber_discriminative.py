@@ -3,8 +3,8 @@ import random
 import pytest
 
 from tests.reference import scorer_twins
-from uedpo.evaluation.amber_discriminative import METRICS, SECTIONS, Question, baselines, score
-from uedpo.evaluation.outcome import Undefined
+from uedpo.evaluation.official.amber_discriminative import METRICS, SECTIONS, Question, baselines, score
+from uedpo.evaluation.official.outcome import Undefined
 
 STATE, NUMBER, ACTION, EXISTENCE = (
     f"discriminative-{kind}"

@@ -3,8 +3,8 @@ import random
 import pytest
 
 from tests.reference import scorer_twins
-from uedpo.evaluation.amber_generative import METRICS, Description, score, vocabulary
-from uedpo.evaluation.outcome import Undefined
+from uedpo.evaluation.official.amber_generative import METRICS, Description, score, vocabulary
+from uedpo.evaluation.official.outcome import Undefined
 
 RELATION = {
     "person": ["man", "woman"],

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from uedpo.errors import InputError
-from uedpo.evaluation.answers import FORMATS, read_answers
+from uedpo.evaluation.official.answers import FORMATS, read_answers
 
 AMBER = "amber_discriminative"
 

@@ -3,8 +3,8 @@ import random
 import pytest
 
 from tests.reference import scorer_twins
-from uedpo.evaluation.chair import Caption, score
-from uedpo.evaluation.coco import (
+from uedpo.evaluation.official.chair import Caption, score
+from uedpo.evaluation.official.coco import (
     Images,
     Mention,
     caption_mentions,
@@ -13,7 +13,7 @@ from uedpo.evaluation.coco import (
     merge_pairs,
     refined_vocabulary,
 )
-from uedpo.evaluation.outcome import Undefined
+from uedpo.evaluation.official.outcome import Undefined
 
 # in the manner of the official list: doubles, spaces inside and at the end, one word in two rows
 LINES = """person, man, baby, passenger

@@ -3,9 +3,9 @@ import builtins
 import pytest
 
 from uedpo.errors import InputError
-from uedpo.evaluation import language
-from uedpo.evaluation.object_halbench import Token
-from uedpo.evaluation.outcome import MissingAsset, UnknownWord
+from uedpo.evaluation.official import language
+from uedpo.evaluation.official.object_halbench import Token
+from uedpo.evaluation.official.outcome import MissingAsset, UnknownWord
 
 
 def test_similarity_table_is_symmetric_and_knows_identity():

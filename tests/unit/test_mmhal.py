@@ -3,8 +3,8 @@ import random
 import pytest
 
 from tests.reference import scorer_twins
-from uedpo.evaluation.mmhal import TYPES, rating, score
-from uedpo.evaluation.outcome import Undefined
+from uedpo.evaluation.official.mmhal import TYPES, rating, score
+from uedpo.evaluation.official.outcome import Undefined
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from uedpo.evaluation.coco import Mention, refined_vocabulary
-from uedpo.evaluation.object_halbench import (
+from uedpo.evaluation.official.coco import Mention, refined_vocabulary
+from uedpo.evaluation.official.object_halbench import (
     Answer,
     Token,
     accepts,
@@ -13,7 +13,7 @@ from uedpo.evaluation.object_halbench import (
     phrases,
     score,
 )
-from uedpo.evaluation.outcome import Undefined
+from uedpo.evaluation.official.outcome import Undefined
 
 VOCABULARY = refined_vocabulary(
     [

@@ -3,8 +3,8 @@ import random
 import pytest
 
 from tests.reference import scorer_twins
-from uedpo.evaluation.outcome import Undefined
-from uedpo.evaluation.pope import METRICS, says_yes, score
+from uedpo.evaluation.official.outcome import Undefined
+from uedpo.evaluation.official.pope import METRICS, says_yes, score
 
 YES = ["", "NO", "Nope", "No!", "None", "isn't", "no\n", "I don't see one. No.", "Yes", "nothing", "\tno"]
 YES += ["maybe; no?", "Is it?No", "NOT", "Not a dog", "yes. not"]

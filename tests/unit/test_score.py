@@ -5,7 +5,7 @@ import json
 import pytest
 
 from uedpo.errors import ConfigError
-from uedpo.evaluation import amber_discriminative, mmhal
+from uedpo.evaluation.official import amber_discriminative, mmhal
 from uedpo.evaluation.score import main, parse_settings
 
 QUESTIONS = [(11, "Is there a dog in the image?", "yes"), (12, "Is there a cat in the image?", "no")]

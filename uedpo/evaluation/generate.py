@@ -1,14 +1,29 @@
-"""Answers to one prompt for many images."""
+"""Answers of a model to a benchmark: `python -m uedpo.evaluation.generate benchmark=NAME model=... ...`.
+
+Writes answers.jsonl: a header of settings, then one answer a line. Run the same command again after a
+crash and it goes on. One process a GPU with shard=0/4 ... shard=3/4, then `uedpo.evaluation.merge`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import platform
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 
+from uedpo.evaluation.append_file import ANSWERS, AppendFile, digest
+from uedpo.evaluation.options import command
+from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
+from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
 from uedpo.model.chat import chat_prompt
+from uedpo.model.hf import HFModel, attach_adapter
+from uedpo.types import InputError, PositiveInt
 
 
 @torch.no_grad()
@@ -16,7 +31,7 @@ def generate(
     model: Any,
     processor: Any,
     images: Sequence[Image.Image],
-    prompt: str,
+    prompt: str | Sequence[str],
     *,
     max_new_tokens: int,
     batch_size: int,
@@ -25,22 +40,226 @@ def generate(
 ) -> Iterator[str]:
     """Yield one answer per image: greedy for temperature 0, else sampled from the full distribution.
 
-    Beam search or beam sampling where `num_beams` is above 1. All images of a call share the prompt;
-    the model's training mode is restored afterwards.
+    Beam search or beam sampling where `num_beams` is above 1. `prompt` is one for all images or one
+    each; rows are padded on the left. The model's training mode is restored afterwards.
     """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    text = chat_prompt(processor, prompt)
-    sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams}
+    prompts = [prompt] * len(images) if isinstance(prompt, str) else prompt
+    texts = [chat_prompt(processor, p) for p in prompts]
+    # a model's own generation config may ask for more; these are all that shape an answer
+    sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams, "repetition_penalty": 1.0}
     if temperature > 0:
         sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     try:
         for start in range(0, len(images), batch_size):
-            chunk = list(images[start : start + batch_size])
-            inputs = processor(images=chunk, text=[text] * len(chunk), return_tensors="pt", padding=True)
+            stop = start + batch_size
+            inputs = processor(
+                images=list(images[start:stop]),
+                text=texts[start:stop],
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
+            )
             ids = model.generate(**inputs.to(device), max_new_tokens=max_new_tokens, **sampling)
             answers = ids[:, inputs["input_ids"].shape[1] :]
             yield from (a.strip() for a in processor.batch_decode(answers, skip_special_tokens=True))
     finally:
         model.train(training)
+
+
+def answer_benchmark(
+    benchmark: Benchmark,
+    model: str,
+    assets: str,
+    output: str,
+    images: str | None = None,
+    adapter: str | None = None,
+    protocol: Protocol = "greedy",
+    batch_size: PositiveInt = 8,
+    shard: str = "0/1",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    revision: str | None = None,
+    limit: PositiveInt | None = None,
+    prompt: str = DESCRIBE,
+    suffix: str | None = None,
+    max_new_tokens: PositiveInt | None = None,
+) -> int:
+    """Answer all questions of a shard that `output` has no answer to; the exit code.
+
+    Args:
+        model: hub id, local folder, or "uedpo:micro_llava".
+        assets: folder of the benchmark's own files; for pope its label file.
+        adapter: folder of a PEFT adapter of `model`.
+        shard: "i/n": the questions i, i + n, ..., written to NAME.i-of-n.jsonl where n > 1.
+        prompt: what chair asks.
+        suffix, max_new_tokens: in the place of the protocol's.
+
+    Raises:
+        InputError: before any weight loads: files, settings other than those of `output`.
+    """
+    index, of = _shard(shard)
+    decode = decoding(protocol, benchmark)
+    decode = decode._replace(
+        suffix=decode.suffix if suffix is None else suffix,
+        max_new_tokens=max_new_tokens or decode.max_new_tokens,
+    )
+    folder = None if images is None else Path(images).expanduser()
+    questions = load(benchmark, Path(assets).expanduser(), folder, prompt, limit)
+    questions = with_suffix(questions, decode.suffix)
+    source = HFModel(model, revision, dtype)
+    lora = None if adapter is None else Path(adapter).expanduser()
+    header = {
+        ANSWERS: 1,
+        "benchmark": benchmark,
+        "protocol": protocol,
+        "model": model,
+        "revision": revision,
+        "model_sha256": weights_digest(Path(source.location)),
+        "adapter_sha256": None if lora is None else _adapter_digest(lora),
+        "dtype": dtype,
+        "num": len(questions),
+        "prompts_sha256": digest([[q.id, q.prompt] for q in questions]),
+        "images_sha256": images_digest(questions),
+        "decoding": decode._asdict(),
+        "versions": versions("uedpo", "torch", "transformers", "peft"),
+        "shard": f"{index}/{of}",
+    }
+    path = shard_path(Path(output).expanduser(), index, of)
+    mine = questions[index::of]
+    with AppendFile(path, header) as file:
+        done = answered(file.path, file.rows, mine)
+        if len(done) < len(mine):
+            _answer_rest(file, mine, done, source, lora, decode, batch_size)
+    print(f"{len(mine)}/{len(mine)} answers in {path}")
+    return 0
+
+
+def _answer_rest(
+    file: AppendFile,
+    questions: Sequence[Question],
+    done: set[int],
+    source: HFModel,
+    adapter: Path | None,
+    decode: Decoding,
+    batch_size: int,
+) -> None:
+    """Append what is missing, in order.
+
+    A batch that was cut is generated whole again: what shares a batch moves the last bits of a logit,
+    and an answer must not depend on where a run was killed.
+    """
+    from rich.progress import Progress
+
+    model, processor = load_model(source, adapter)
+    with Progress(disable=not sys.stdout.isatty()) as bars:
+        task = bars.add_task("answers", total=len(questions), completed=len(done))
+        for start in range(0, len(questions), batch_size):
+            batch = questions[start : start + batch_size]
+            if all(q.id in done for q in batch):
+                continue
+            images = [q.picture() for q in batch]
+            if decode.image_aspect == "pad":
+                images = [on_square(image, processor) for image in images]
+            answers = generate(
+                model,
+                processor,
+                images,
+                [q.prompt for q in batch],
+                max_new_tokens=decode.max_new_tokens,
+                batch_size=batch_size,
+                temperature=decode.temperature,
+                num_beams=decode.num_beams,
+            )
+            for question, answer in zip(batch, answers, strict=True):
+                if question.id not in done:
+                    extra = {} if question.image_id is None else {"image_id": question.image_id}
+                    file.append({"id": question.id, "answer": answer, **extra})
+                    bars.advance(task)
+
+
+def load_model(source: HFModel, adapter: Path | None) -> tuple[Any, Any]:
+    """(model in eval mode on the GPU where there is one, processor).
+
+    Raises:
+        InputError: what transformers or peft cannot load, in one line.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model, processor = source.base(), source.processor()
+        if adapter is not None:
+            model = attach_adapter(model, adapter)
+    except (OSError, ValueError) as error:
+        name = source.path if adapter is None else f"{source.path} with adapter={adapter}"
+        raise InputError(f"model={name}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def answered(
+    path: Path, rows: Sequence[tuple[int, dict[str, Any]]], questions: Sequence[Question]
+) -> set[int]:
+    """Ids of the rows of an answer file.
+
+    Raises:
+        InputError: naming file, line and field of a row that answers none of `questions`, or one twice.
+    """
+    asked = {q.id for q in questions}
+    done: set[int] = set()
+    for number, row in rows:
+        if type(row.get("id")) is not int or row["id"] not in asked:
+            raise InputError(f"{path}:{number}: id={row.get('id')!r} is no question of this shard")
+        if row["id"] in done:
+            raise InputError(f"{path}:{number}: id={row['id']} has an answer above; remove one of the lines")
+        if not isinstance(row.get("answer"), str):
+            raise InputError(f"{path}:{number}: answer must be a text; remove the line")
+        done.add(row["id"])
+    return done
+
+
+def weights_digest(folder: Path) -> str | None:
+    """sha256 over names and bytes of a folder's configuration and safetensors files; None for a hub id."""
+    if not folder.is_dir():
+        return None
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jinja", ".safetensors")):
+        with path.open("rb") as file:
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _adapter_digest(folder: Path) -> str | None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"adapter={folder}: has no {name}; give the folder `adapter` of a run")
+    return weights_digest(folder)
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Version of Python and of each package, None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def shard_path(output: Path, index: int, of: int) -> Path:
+    """answers.jsonl -> answers.0-of-4.jsonl, or `output` itself where there is one shard."""
+    return output if of == 1 else output.with_name(f"{output.stem}.{index}-of-{of}{output.suffix}")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, of = text.partition("/")
+    if not (slash and index.isdecimal() and of.isdecimal() and int(index) < int(of)):
+        raise InputError(f"shard={text!r}: must be i/n with 0 <= i < n, such as 0/4")
+    return int(index), int(of)
+
+
+if __name__ == "__main__":
+    command(answer_benchmark)

@@ -19,11 +19,11 @@ from typing import Any, cast
 
 import uedpo
 from uedpo.errors import ConfigError, InputError
-from uedpo.evaluation.answers import read_answers
-from uedpo.evaluation.benchmarks import BENCHMARKS, SCRIPTS
-from uedpo.evaluation.coverage import Incomplete, Run
-from uedpo.evaluation.outcome import MissingAsset, Mode, Scored, Undefined
-from uedpo.evaluation.reading import Sources
+from uedpo.evaluation.official.answers import read_answers
+from uedpo.evaluation.official.benchmarks import BENCHMARKS, SCRIPTS
+from uedpo.evaluation.official.coverage import Incomplete, Run
+from uedpo.evaluation.official.outcome import MissingAsset, Mode, Scored, Undefined
+from uedpo.evaluation.official.reading import Sources
 
 # recording -> benchmarks that read it
 RECORDINGS = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from uedpo.errors import InputError
-from uedpo.evaluation import (
+from uedpo.evaluation.official import (
     amber_discriminative,
     amber_generative,
     assets,
@@ -17,10 +17,10 @@ from uedpo.evaluation import (
     object_halbench,
     pope,
 )
-from uedpo.evaluation.answers import Answer
-from uedpo.evaluation.coverage import Run, located
-from uedpo.evaluation.outcome import Scored, UnknownWord
-from uedpo.evaluation.reading import parse_lines, shown, take
+from uedpo.evaluation.official.answers import Answer
+from uedpo.evaluation.official.coverage import Run, located
+from uedpo.evaluation.official.outcome import Scored, UnknownWord
+from uedpo.evaluation.official.reading import parse_lines, shown, take
 
 REPLIES_HEADER = "uedpo_judge_replies"
 # what each scorer reproduces

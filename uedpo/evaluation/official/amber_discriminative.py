@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from uedpo.evaluation.outcome import Mode, Scored, Undefined, ratio
+from uedpo.evaluation.official.outcome import Mode, Scored, Undefined, ratio
 
 START = 0.001
 KINDS = {

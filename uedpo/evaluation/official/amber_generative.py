@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from uedpo.evaluation.outcome import Mode, Scored, Undefined
+from uedpo.evaluation.official.outcome import Mode, Scored, Undefined
 
 START = 0.001
 THRESHOLD = 0.8  # strictly above it, two words are the same thing

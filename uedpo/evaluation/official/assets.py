@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from uedpo.errors import InputError
-from uedpo.evaluation.coco import Images, Vocabulary
-from uedpo.evaluation.reading import parse, parse_lines, shown, take, texts
+from uedpo.evaluation.official.coco import Images, Vocabulary
+from uedpo.evaluation.official.reading import parse, parse_lines, shown, take, texts
 
 SPLITS = ("train", "val")
 # sha256 of the files that the numbers in docs/evaluation.md and in papers were made with

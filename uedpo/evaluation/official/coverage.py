@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.errors import InputError
-from uedpo.evaluation.answers import Answers
-from uedpo.evaluation.assets import KNOWN
-from uedpo.evaluation.outcome import MissingAsset, Mode, Undefined
-from uedpo.evaluation.reading import Sources, parse
+from uedpo.evaluation.official.answers import Answers
+from uedpo.evaluation.official.assets import KNOWN
+from uedpo.evaluation.official.outcome import MissingAsset, Mode, Undefined
+from uedpo.evaluation.official.reading import Sources, parse
 
 
 class Incomplete(Exception):

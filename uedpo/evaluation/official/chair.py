@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from uedpo.evaluation.coco import Mention
-from uedpo.evaluation.outcome import Scored, ratio
+from uedpo.evaluation.official.coco import Mention
+from uedpo.evaluation.official.outcome import Scored, ratio
 
 METRICS = ("CHAIRs", "CHAIRi")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from uedpo.evaluation.outcome import Mode, Scored, Undefined, ratio
+from uedpo.evaluation.official.outcome import Mode, Scored, Undefined, ratio
 
 NUM_ROWS = 96
 TYPES = (

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.errors import InputError
-from uedpo.evaluation.object_halbench import Token
-from uedpo.evaluation.outcome import MissingAsset, UnknownWord
-from uedpo.evaluation.reading import shown, texts
+from uedpo.evaluation.official.object_halbench import Token
+from uedpo.evaluation.official.outcome import MissingAsset, UnknownWord
+from uedpo.evaluation.official.reading import shown, texts
 
 # resource -> the files of it that decide a score
 _RESOURCES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from uedpo.evaluation.outcome import Mode, Scored, Undefined, ratio
+from uedpo.evaluation.official.outcome import Mode, Scored, Undefined, ratio
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 _NO = {"No", "not", "no"}

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from uedpo.evaluation.coco import Mention, Vocabulary, mentions, merge_pairs
-from uedpo.evaluation.outcome import Scored, Undefined, ratio
+from uedpo.evaluation.official.coco import Mention, Vocabulary, mentions, merge_pairs
+from uedpo.evaluation.official.outcome import Scored, Undefined, ratio
 
 NUM_IMAGES = 300
 METRICS = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from uedpo.errors import InputError
-from uedpo.evaluation.reading import parse, parse_lines, shown, take
+from uedpo.evaluation.official.reading import parse, parse_lines, shown, take
 
 HEADER = "uedpo_answers"
 

@@ -1,0 +1,1 @@
+"""The official scorers: POPE, CHAIR, Object HalBench, MMHal-Bench and AMBER, from files alone."""
