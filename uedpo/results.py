@@ -26,14 +26,15 @@ from uedpo.types import InputError
 BASE = "base model"
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
-_LEFT_OUT = ("name", "threads", "results", "logger", "callbacks")
+_LEFT_OUT = ("name", "threads", "timeout", "results", "logger", "callbacks")
 
 
 def trial_config(cfg: DictConfig) -> dict[str, Any]:
     """What determines a trial, resolved."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    return {str(k): v for k, v in config.items() if k not in _LEFT_OUT}
+    # a resumed run is the same trial, bit for bit
+    return {str(k): v for k, v in config.items() if k not in _LEFT_OUT} | {"resume": None}
 
 
 def base_config(cfg: DictConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from uedpo.loss import ON_REQUEST
 from uedpo.rules import cross_rules
-from uedpo.types import PositiveInt, Seed
+from uedpo.types import PositiveFloat, PositiveInt, Seed
 
 GROUPS = (
     "model",
@@ -40,13 +40,14 @@ TOP: dict[str, Any] = {
     "global_batch": int | None,
     "resume": str | None,
     "threads": PositiveInt | None,
+    "timeout": PositiveFloat | None,
     "scoring": Literal["prefix_shared", "plain"],
     "results": str | None,
 }
 # parameters that `run` supplies, where a target of the group has them
 SUPPLIED = {
     "data": {"processor", "seed"},
-    "trainer": {"callbacks", "logger", "default_root_dir"},
+    "trainer": {"callbacks", "logger", "default_root_dir", "plugins", "timeout"},
     "weights": {"seed", "corruption"},
     "corruption": {"seed"},
     "optim": {"params", "max_steps"},

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from uedpo.data.fingerprint import digest
 from uedpo.types import NonNegativeInt, PreferencePair
 
 _COLUMNS = ("prompt", "chosen", "rejected")
@@ -92,6 +93,16 @@ class JsonlPairs(Sequence[PreferencePair]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fingerprint(self) -> str:
+        """Of all texts, and of the place and size of each image."""
+        return digest(
+            [
+                [p.id, p.prompt, p.chosen, p.rejected, p.negatives, p.similarity],
+                [str(p.image.relative_to(self.root)), p.image.stat().st_size] if p.image else None,
+            ]
+            for p in self.rows
+        )
 
     def __getitem__(self, i: int) -> PreferencePair:  # type: ignore[override]
         row = self.rows[i]

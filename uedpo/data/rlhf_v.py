@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Lt
 
+from uedpo.data.fingerprint import digest
 from uedpo.types import PreferencePair
 
 
@@ -36,6 +37,10 @@ class RLHFVPairs(Sequence[PreferencePair]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fingerprint(self) -> str:
+        """Of all texts; images are not read."""
+        return digest(self.rows.select_columns(["idx", "text"]))
 
     def __getitem__(self, i: int) -> PreferencePair:  # type: ignore[override]
         row = self.rows[i]
