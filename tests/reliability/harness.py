@@ -87,7 +87,9 @@ def composed(arguments):
         return compose("config", list(arguments)), whole
 
 
-def command(folder, model, steps=12, accumulate=1, workers=0, every=3, val_every=4, pairs=10, method="ue_dpo"):
+def command(
+    folder, model, steps=12, accumulate=1, workers=0, every=3, val_every=4, pairs=10, method="ue_dpo"
+):
     """Command line of a small run: 10 pairs in batches of 2, so an epoch is 5 micro-batches."""
     noise = ["model.lora.dropout=0.1"] if method == "dpo" else []  # draws from the global generator
     return [
@@ -211,5 +213,8 @@ def _differs(a, b, path) -> str:
             return f"{path}: keys {a.keys() ^ b.keys()}"
         return next((w for k in a if (w := _differs(a[k], b[k], f"{path}.{k}"))), "")
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return next((w for i, (x, y) in enumerate(zip(a, b, strict=True)) if (w := _differs(x, y, f"{path}[{i}]"))), "")
+        return next(
+            (w for i, (x, y) in enumerate(zip(a, b, strict=True)) if (w := _differs(x, y, f"{path}[{i}]"))),
+            "",
+        )
     return "" if a == b else f"{path}: {a} != {b}"
