@@ -95,7 +95,8 @@ def command(
     return [
         f"hydra.run.dir={folder}", f"+method={method}", *noise,
         f"model.path={model}", "model.lora.r=2", f"trainer.max_steps={steps}",
-        f"trainer.accumulate_grad_batches={accumulate}", f"trainer.val_every_n_batches={val_every * accumulate}",
+        f"trainer.accumulate_grad_batches={accumulate}",
+        f"trainer.val_every_n_batches={val_every * accumulate}",
         "evaluation=none", "data.batch_size=2", f"data.train.num_pairs={pairs}", "data.val.num_pairs=4",
         f"data.num_workers={workers}", "threads=1", "callbacks.progress=null",
         f"callbacks.last.every_n_train_steps={every}",

@@ -13,25 +13,12 @@ from tests.reliability.harness import command, finish, result, start, tiny_model
 from uedpo.checkpoint import checkpoints, remove
 
 # accumulation, workers -> options of `command`; 10 pairs in batches of 2: 5 micro-batches an epoch
+ONCE, FOUR = {"accumulate": 1, "steps": 12}, {"accumulate": 4, "steps": 6}
 KINDS = {
-    "1 x, 0 workers": {"accumulate": 1, "workers": 0, "steps": 12, "every": 3, "val_every": 4},
-    "4 x, 0 workers": {
-        "accumulate": 4,
-        "workers": 0,
-        "steps": 6,
-        "every": 2,
-        "val_every": 3,
-        "method": "dpo",
-    },
-    "1 x, 2 workers": {
-        "accumulate": 1,
-        "workers": 2,
-        "steps": 12,
-        "every": 4,
-        "val_every": 3,
-        "method": "dpo",
-    },
-    "4 x, 2 workers": {"accumulate": 4, "workers": 2, "steps": 6, "every": 1, "val_every": 2},
+    "1 x, 0 workers": {**ONCE, "workers": 0, "every": 3, "val_every": 4},
+    "4 x, 0 workers": {**FOUR, "workers": 0, "every": 2, "val_every": 3, "method": "dpo"},
+    "1 x, 2 workers": {**ONCE, "workers": 2, "every": 4, "val_every": 3, "method": "dpo"},
+    "4 x, 2 workers": {**FOUR, "workers": 2, "every": 1, "val_every": 2},
 }
 # three or four kills a chain: (point, nth time there in that process)
 PLACED = {
@@ -42,6 +29,7 @@ PLACED = {
     "4 x, 0 workers": [[("backward", 14), ("before rename", 2), ("before row", 3), ("dump", 1)]],
     "1 x, 2 workers": [[("before step", 6), ("after row", 5), ("after links", 1)]],
 }
+CHAINS = [(kind, i) for kind, chains in PLACED.items() for i in range(len(chains))]
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +84,7 @@ def test_chain_of_kills_is_bit_identical(model, reference, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "number"), [(k, i) for k, chains in PLACED.items() for i in range(len(chains))]
-)
+@pytest.mark.parametrize(("kind", "number"), CHAINS)
 def test_placed_kills_are_bit_identical(model, reference, tmp_path, kind, number):
     arguments = [*command(tmp_path / "run", model, **KINDS[kind]), "resume=auto"]
     planted = [faults.at(p, n, faults.kill) for p, n in PLACED[kind][number]]
@@ -128,18 +114,19 @@ def test_random_kills_are_bit_identical(model, reference, tmp_path, kind, number
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["1 x", "4 x"])
 def three_epochs(request, model, tmp_path_factory):
-    """(folder of a run with every step's checkpoint, its command line): 15 micro-batches, 3 epochs."""
+    """(folder of a run with every step's checkpoint, options of its command line)."""
     folder = tmp_path_factory.mktemp("epochs")
-    # with accumulation 4 an epoch of 20 micro-batches ends at a step, and one of 10 pairs within a window
-    options = {"steps": 15, "every": 1, "val_every": 5, "accumulate": request.param, "method": "dpo"}
+    # three epochs of five steps
+    options = {"steps": 15, "every": 1, "val_every": 5, "method": "dpo"}
+    options |= {"accumulate": request.param, "pairs": 10 * request.param}
     arguments = [*command(folder / "run", model, **options), "callbacks.last.keep=100", "resume=auto"]
     finish(arguments, folder / "log")
-    return folder, arguments, options
+    return folder, options
 
 
 @pytest.mark.slow
 def test_resume_from_every_step_is_bit_identical(three_epochs, model, tmp_path):
-    folder, _, options = three_epochs
+    folder, options = three_epochs
     expected = result(folder / "run")
     for step in range(1, options["steps"]):
         run = tmp_path / f"from{step}" / "run"
@@ -155,7 +142,7 @@ def test_resume_from_every_step_is_bit_identical(three_epochs, model, tmp_path):
 
 @pytest.mark.slow
 def test_chain_through_every_step_is_bit_identical(three_epochs, model, tmp_path):
-    folder, _, options = three_epochs
+    folder, options = three_epochs
     arguments = [*command(tmp_path / "run", model, **options), "resume=auto"]
     planted = [faults.at("after links", 1, faults.kill)] * options["steps"]
     assert chain(tmp_path, arguments, planted).differs(result(folder / "run")) == ""
