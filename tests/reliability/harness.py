@@ -110,6 +110,7 @@ class Run:
     pid: int
     log: Path
     code: int | None = None
+    used: float = 0.0  # seconds of processor, once it has ended
 
     def wait(self, timeout=120.0) -> int:
         end = time.monotonic() + timeout
@@ -123,10 +124,16 @@ class Run:
 
     def poll(self) -> bool:
         if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
+                self.used = usage.ru_utime + usage.ru_stime
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code is not None
+
+    def processor_seconds(self) -> float:
+        """Used so far, without loader workers."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
