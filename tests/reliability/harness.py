@@ -13,6 +13,7 @@ import functools
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -226,3 +227,21 @@ def _differs(a, b, path) -> str:
             "",
         )
     return "" if a == b else f"{path}: {a} != {b}"
+
+
+def start_ranks(arguments, folder, faulty=None, world_size=2):
+    """Fork that many ranks of one run, launched as torchrun would; `faulty` has faults by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    runs = []
+    for rank in range(world_size):
+        env = {
+            "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world_size,
+            "LOCAL_WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "test",
+        }  # fmt: skip
+        log = folder / f"rank{rank}"
+        fault = (faulty or {}).get(rank)
+        runs.append(start(arguments, log, fault, {k: str(v) for k, v in env.items()}))
+    return runs

@@ -54,8 +54,9 @@ class Preemption(pl.Callback):
         saver = next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)  # type: ignore[attr-defined]
         if saver is None:
             raise preemption.Preempted(f"stopped after step {step}, nothing saved (callbacks.last is null)")
-        if step:
-            saver.save(trainer)
+        if not step:
+            raise preemption.Preempted("before the first step, nothing to save")
+        saver.save(trainer)
         raise preemption.Preempted(f"saved after step {step} of {trainer.max_steps}; go on with resume=auto")
 
 
