@@ -115,8 +115,8 @@ class VerifiedIO(CheckpointIO):
         if about["data"] != self.identity.data:
             theirs, ours = about["data"][:12], self.identity.data[:12]
             raise InputError(
-                f"{path}: of another data set: data hash {theirs} there, {ours} here; bring the data back, or "
-                "start anew with another hydra.run.dir"
+                f"{path}: of another data set: data hash {theirs} there, {ours} here; bring the data back, "
+                "or start anew with another hydra.run.dir"
             )
 
 
