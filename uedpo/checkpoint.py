@@ -62,7 +62,7 @@ class VerifiedIO(CheckpointIO):
 
         def write(file: BinaryIO) -> None:
             hashing = _Hashing(file)
-            torch.save(checkpoint, hashing)
+            torch.save(checkpoint, hashing)  # type: ignore[arg-type]
             sealed.update(bytes=hashing.size, sha256=hashing.hash.hexdigest())
 
         replace(path, write, before=lambda: manifest_of(path).unlink(missing_ok=True))
@@ -113,10 +113,10 @@ class VerifiedIO(CheckpointIO):
                 "another hydra.run.dir"
             )
         if about["data"] != self.identity.data:
-            a, b = about["data"][:12], self.identity.data[:12]
+            theirs, ours = about["data"][:12], self.identity.data[:12]
             raise InputError(
-                f"{path}: of another data set: data hash {a} there, {b} here; bring the data back, or start "
-                "anew with another hydra.run.dir"
+                f"{path}: of another data set: data hash {theirs} there, {ours} here; bring the data back, "
+                "or start anew with another hydra.run.dir"
             )
 
 

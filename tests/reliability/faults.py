@@ -80,28 +80,6 @@ def crash():
     raise ZeroDivisionError("planted")
 
 
-def half_a_row(nth):
-    """Killed while the nth row of metrics.csv is written."""
-
-    def plant():
-        calls = 0
-        real = uedpo.metrics_csv._line
-
-        def half(columns, row):
-            nonlocal calls
-            calls += 1
-            line = real(columns, row)
-            if calls == nth:
-                with open(f"{os.environ['UEDPO_TEST_RUN']}/metrics.csv", "a") as file:
-                    file.write(line[: len(line) // 2])
-                kill()
-            return line
-
-        uedpo.metrics_csv._line = half
-
-    return plant
-
-
 def after_bytes(nth, size, action=kill):
     """Killed when the nth file that `uedpo.checkpoint.replace` writes has so many bytes."""
 
