@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-all coverage check format audit demo-files lock clean
+.PHONY: help setup demo test reliability test-all coverage check format audit demo-files lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -19,6 +19,9 @@ demo: setup  ## train UE-DPO on the micro-world and write the report (minutes, C
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
+
+reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, cost (about half an hour)
+	$(BIN)/python -m pytest -m "slow or not slow" tests/reliability
 
 test-all: setup  ## run the slow tests too
 	$(BIN)/python -m pytest -m 'not gpu'

@@ -5,6 +5,10 @@ class InputError(ValueError):
     """Data or a model that cannot be used; the message says what, where, and the remedy."""
 
 
+class GuardError(RuntimeError):
+    """Training that would go on with numbers that are not finite."""
+
+
 class ConfigError(Exception):
     """One or more configuration problems, one a line."""
 

@@ -26,7 +26,7 @@ from uedpo.types import InputError
 BASE = "base model"
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
-_LEFT_OUT = ("name", "threads", "results", "logger", "callbacks", "allow_packages")
+_LEFT_OUT = ("name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages")
 # options that came after rows were stored -> the value that leaves those rows valid
 _NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False, "feature_cache": None}
 
@@ -40,7 +40,8 @@ def trial_config(cfg: DictConfig) -> dict[str, Any]:
         node = functools.reduce(lambda n, group: n.get(group, {}), groups, config)
         if key in node and node[key] == neutral:
             del node[key]
-    return {str(k): v for k, v in config.items() if k not in _LEFT_OUT}
+    # a resumed run is the same trial, bit for bit
+    return {str(k): v for k, v in config.items() if k not in _LEFT_OUT} | {"resume": None}
 
 
 def base_config(cfg: DictConfig) -> dict[str, Any]:

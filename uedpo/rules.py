@@ -40,8 +40,8 @@ def cross_rules(
     if at("feature_cache") is not None and at("scoring") == "plain":
         yield "feature_cache: scoring=plain runs the tower inside the model; set feature_cache=null"
     resume = at("resume")
-    if isinstance(resume, str) and not Path(resume).is_file():
-        yield f"resume={resume!r}: no such file; give the path of a checkpoint"
+    if isinstance(resume, str) and resume not in ("auto", "required") and not Path(resume).is_file():
+        yield f"resume={resume!r}: no such file; give the path of a checkpoint, auto, or required"
     factors = [
         at("data", "batch_size"),
         *(at("trainer", n) for n in ("accumulate_grad_batches", "devices", "num_nodes")),

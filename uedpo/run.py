@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
@@ -11,6 +12,11 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
+
+from uedpo import preemption
+
+if __name__ == "__main__":
+    preemption.install()  # before the imports below, which take seconds
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -23,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from uedpo import redact
 from uedpo.data.rejects import TooManyRejected, write_rejected
-from uedpo.errors import InputError, plain_line
+from uedpo.errors import GuardError, InputError, plain_line
+from uedpo.lock import held
 from uedpo.overrides import (
     check_arguments,
     check_overrides,
@@ -48,8 +55,8 @@ def run(cfg: DictConfig) -> float | None:
     redact.install()  # a sweep runs in processes of its own
     validate(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    after = stored_metrics(cfg, folder) or train(cfg, folder)
+    with held(folder) if _rank() == 0 else contextlib.nullcontext():
+        after = stored_metrics(cfg, folder) or train(cfg, folder)
     return after["shift"]["chair_i"]["value"] if after and "shift" in after else None
 
 
@@ -68,6 +75,7 @@ def stored_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     if row is None:
         return None
     after: dict[str, Any] = row["metrics"]
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     write_json(folder / "metrics.json", {"before": base["metrics"] if base else None, "after": after})
     print(f"skipped: {cfg.results} has this trial (key {row['key']}, commit {row['commit']})")
     return after
@@ -92,26 +100,27 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     data.report(folder)
     corruption = instantiate(cfg.corruption, seed=cfg.seed)
+    io, start = find_start(cfg, data, folder)
     module = build_module(cfg, source, corruption)
     module.scorer.check(source.config(), source.attn_implementation)
     data.collate([data.train[0]])  # what the processor makes is carried, or refused before weights load
     evaluation = instantiate(cfg.evaluation) if "_target_" in cfg.evaluation else None
     weigher = build_weigher(cfg, corruption)
-    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
     loggers = [instantiate(c, save_dir=str(folder)) for c in cfg.logger.values() if c is not None]
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[*([weigher] if weigher else []), *callbacks],
+        callbacks=[*([weigher] if weigher else []), *build_callbacks(cfg)],
         logger=loggers,
         default_root_dir=str(folder),
+        plugins=[io],
+        timeout=cfg.timeout,
     )
     before = base_evaluation(cfg, evaluation, source, processor, folder) if evaluation else None
     pl.seed_everything(cfg.seed, verbose=False)  # a run must not depend on whether it evaluated the base
-    trainer.fit(module, data, ckpt_path=cfg.resume, weights_only=True)
+    with preemption.deferred():
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
     if trainer.global_step != cfg.trainer.max_steps:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
-    if trainer.checkpoint_callback:
-        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     if not trainer.is_global_zero:
         return None
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))
@@ -127,6 +136,30 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
     return after.metrics if after else None
+
+
+def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | None]:
+    """(checkpoint plugin, checkpoint to continue from or None); saves config.yaml once that is settled.
+
+    Raises:
+        InputError: see `uedpo.checkpoint.choose`.
+    """
+    from uedpo.checkpoint import Identity, VerifiedIO, choose, sweep
+
+    io = VerifiedIO(Identity(trial_config(cfg), data.fingerprint()))
+    start = choose(cfg.resume, folder / "checkpoints", io)
+    if _rank() == 0:
+        sweep(folder / "checkpoints")
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    return io, start
+
+
+def build_callbacks(cfg: DictConfig) -> list[Any]:
+    """Those of the config, and those that no run goes without."""
+    from uedpo.callbacks.preemption import Preemption, Watchdog
+
+    watchdog = [Watchdog(cfg.timeout)] if cfg.timeout else []
+    return [*watchdog, Preemption(), *(instantiate(c) for c in cfg.callbacks.values() if c is not None)]
 
 
 def build_module(cfg: DictConfig, source: Any, corruption: Any) -> Any:
@@ -197,7 +230,7 @@ def _quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for message in ("does not have many workers", "is_gradient_checkpointing", "is not empty", "LeafSpec"):
+    for message in ("does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec"):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
@@ -209,21 +242,33 @@ def _job(cfg: DictConfig) -> float | None:
         _stop(error)
     except InputError as error:
         _stop(error)
+    except GuardError as error:
+        _stop(error, 3)
     except InstantiationException as error:
         if not isinstance(error.__cause__, (ValueError, ImportError, OSError)):
             raise
         _stop(error.__cause__)
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # before the tracebacks of all ranks
+            line = str(error).strip().splitlines()[:1]
+            print(f"rank {_rank()} stopped: {type(error).__name__}: {' '.join(line)}", file=sys.stderr)
+        raise
 
 
-def _stop(error: BaseException) -> NoReturn:
+def _stop(error: BaseException, code: int = 2) -> NoReturn:
     if isinstance(error, TooManyRejected) and HydraConfig.initialized():
         write_rejected(Path(HydraConfig.get().runtime.output_dir) / "rejected.jsonl", error.rejected)
     print(plain_line(error), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 2 bad configuration or input."""
+    """Entry point: exit code 0 done, 2 bad configuration or input, 3 guard, 75 preempted."""
+    preemption.install()
     redact.install()
     arguments = get_args_parser().parse_args()
     try:

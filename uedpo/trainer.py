@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 from annotated_types import Ge
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.strategies import DDPStrategy
 
 from uedpo.types import NonNegativeFloat, PositiveInt
 
@@ -26,6 +28,8 @@ def make_trainer(
     callbacks: Any = None,
     logger: Any = None,
     default_root_dir: str | None = None,
+    plugins: Any = None,
+    timeout: float | None = None,
 ) -> pl.Trainer:
     """A trainer that runs `max_steps` optimiser steps in one pass over the data module's batches.
 
@@ -33,12 +37,15 @@ def make_trainer(
         accelerator: "mps" is not offered: it has no tests. macOS runs on "cpu".
         gradient_clip_val: maximal gradient norm; 0 turns clipping off.
         val_every_n_batches: micro-batches between validations; 0 turns validation off.
+        timeout: seconds after which a rank gives up waiting for the others; None is torch's own.
     """
     return pl.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=strategy,
+        strategy=DDPStrategy(timeout=timedelta(seconds=timeout))
+        if timeout and strategy == "ddp"
+        else strategy,
         precision=precision,
         max_steps=max_steps,
         max_epochs=1,
@@ -52,6 +59,7 @@ def make_trainer(
         callbacks=callbacks,
         logger=logger if logger else False,
         default_root_dir=default_root_dir,
+        plugins=plugins,
         # the data module's batches know rank and world size
         use_distributed_sampler=False,
         enable_model_summary=False,

@@ -22,7 +22,7 @@ from uedpo.errors import ConfigError as ConfigError
 from uedpo.loss import ON_REQUEST
 from uedpo.rules import cross_rules
 from uedpo.trust import trust_problems
-from uedpo.types import PositiveInt, Seed
+from uedpo.types import PositiveFloat, PositiveInt, Seed
 
 GROUPS = (
     "model",
@@ -43,6 +43,7 @@ TOP: dict[str, Any] = {
     "global_batch": int | None,
     "resume": str | None,
     "threads": PositiveInt | None,
+    "timeout": PositiveFloat | None,
     "scoring": Literal["prefix_shared", "plain"],
     "results": str | None,
     "feature_cache": str | None,
@@ -51,7 +52,7 @@ TOP: dict[str, Any] = {
 # parameters that `run` supplies, where a target of the group has them
 SUPPLIED = {
     "data": {"processor", "seed"},
-    "trainer": {"callbacks", "logger", "default_root_dir"},
+    "trainer": {"callbacks", "logger", "default_root_dir", "plugins", "timeout"},
     "weights": {"seed", "corruption"},
     "corruption": {"seed"},
     "optim": {"params", "max_steps"},

@@ -117,9 +117,14 @@ def test_malformed_configurations(sizes):
 
 
 def names(key, text, base):
-    """The key itself, or its group where the typo is there."""
-    first = key.split(".")[0]
-    return key in text or (first not in base and first in text)
+    """Whether `text` has the key, or as much of it as the typo is in."""
+    node, path = base, []
+    for part in key.split("."):
+        path.append(part)
+        if not isinstance(node, dict) or part not in node:
+            break
+        node = node[part]
+    return ".".join(path) in text
 
 
 def dotted(node, path=""):

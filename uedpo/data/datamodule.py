@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from uedpo.data.collate import PairCollator
+from uedpo.data.fingerprint import digest, fingerprint
 from uedpo.data.images import check_image
 from uedpo.data.rejects import write_rejected
 from uedpo.data.rows import CheckedPairs, contents
@@ -72,6 +74,12 @@ def check_pairs(
                 pictures.add(pair.image)
 
     pairs.keep(check)
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    # schedulers and Ctrl-C signal every process of a job; the step that is to be finished needs its data
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class PairDataModule(pl.LightningDataModule):
@@ -138,6 +146,10 @@ class PairDataModule(pl.LightningDataModule):
         )
         return self._loader(self.train, batch_sampler=batches)
 
+    def fingerprint(self) -> str:
+        """Hash of training and validation rows."""
+        return digest([fingerprint(self.train), fingerprint(self.val)])
+
     def val_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
@@ -150,6 +162,7 @@ class PairDataModule(pl.LightningDataModule):
             collate_fn=self.collate,
             num_workers=self.num_workers,
             generator=torch.Generator().manual_seed(self.seed),
+            worker_init_fn=_leave_signals_to_the_run,
             **options,
         )
 

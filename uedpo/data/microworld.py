@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from uedpo.data.fingerprint import digest
 from uedpo.microworld.scene import Scene, make_scene, render
 from uedpo.microworld.truth import judge, read
 from uedpo.types import NonNegativeInt, PreferencePair
@@ -34,6 +35,9 @@ class MicroWorldPairs(Sequence[PreferencePair]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fingerprint(self) -> str:
+        return digest([row, self.negatives.get(row["id"])] for row in self.rows)
 
     def __getitem__(self, i: int) -> PreferencePair:  # type: ignore[override]
         row = self.rows[i]

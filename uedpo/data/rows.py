@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from uedpo.data.fingerprint import digest
 from uedpo.data.images import check_image, load_image
 from uedpo.data.rejects import Ledger, RowProblem
 from uedpo.types import InputError, PreferencePair
@@ -261,6 +262,16 @@ class CheckedPairs(Sequence[PreferencePair]):
         if isinstance(found, RowProblem):
             raise found
         return found
+
+    def fingerprint(self) -> str:
+        """Hash of all texts, and of name and size of each image file; stored pictures are not read."""
+        return digest(
+            [
+                [p.id, p.prompt, p.chosen, p.rejected, p.negatives, p.similarity],
+                [p.image.name, p.image.stat().st_size] if isinstance(p.image, Path) else None,
+            ]
+            for p in self.rows
+        )
 
     def keep(self, check: Callable[[PreferencePair], None]) -> None:
         """Reject the rows for which `check` raises a RowProblem, then settle the account.
