@@ -173,7 +173,8 @@ def notes() -> list[str]:
         "Paper: arXiv 2605.04874, main table. Its CHAIRs are CHAIRs_refine of Object HalBench's script.",
         f"reproduced: at most so far from the paper, with its model and data as the run is named: {ranges}.",
         "differs: further away. not run: no number. A run that the answers' header contradicts, a subset or "
-        "another mode is never compared; a report without that header is compared by its label. Judges differ: the paper does not name its version.",
+        "another mode is never compared; a report without that header is compared by its label. "
+        "Judges differ: the paper does not name its version.",
     ]
 
 
