@@ -43,7 +43,8 @@ def test_each_headline_has_a_number_of_the_paper():
     ],
 )  # fmt: skip
 def test_reproduced_ends_at_the_tolerance(tmp_path, capsys, value, cell):
-    path = report(tmp_path, "object_halbench", {"CHAIRs": 0.5, "CHAIRs_refine": value, "CHAIRi": 0.07})
+    metrics = {"CHAIRs": 0.5, "CHAIRs_refine": value, "CHAIRi": 0.07}
+    path = report(tmp_path, "object_halbench", metrics, answered=LLAVA)
     text = shown(capsys, f"run={OURS}", path)
     assert cells(text, OURS, "ObjHal CHAIRs") == {"paper": "13.72", "ours": cell}
     assert cells(text, OURS, "ObjHal CHAIRi") == {"paper": "6.69", "ours": "7.00 (reproduced)"}
@@ -60,6 +61,7 @@ def test_reproduced_ends_at_the_tolerance(tmp_path, capsys, value, cell):
         ({"answered": LLAVA | {"adapter_sha256": None}}, BASE, "85.7 (differs)"),
         ({"partial": True}, OURS, "85.7 (subset)"),
         ({"mode": "strict"}, OURS, "85.7 (strict mode)"),
+        ({}, OURS, "85.7 (reproduced, model by label only)"),
         ({}, "mine", "85.7"),
     ],
 )

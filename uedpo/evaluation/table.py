@@ -136,7 +136,8 @@ def _cell(name: str, headline: Headline, paper: float | None, reports: Sequence[
     reasons = _reasons(name, found[0])
     if reasons or paper is None:
         return text + (f" ({', '.join(reasons)})" if reasons else "")
-    return f"{text} ({'reproduced' if near else 'differs'})"
+    by_label = "" if found[0].answered else ", model by label only"
+    return f"{text} ({'reproduced' if near else 'differs'}{by_label})"
 
 
 def _reasons(name: str, report: Report) -> list[str]:
@@ -172,7 +173,8 @@ def notes() -> list[str]:
         "Paper: arXiv 2605.04874, main table. Its CHAIRs are CHAIRs_refine of Object HalBench's script.",
         f"reproduced: at most so far from the paper, with its model and data as the run is named: {ranges}.",
         "differs: further away. not run: no number. A run that the answers' header contradicts, a subset or "
-        "another mode is never compared. Judges differ: the paper does not name its version.",
+        "another mode is never compared; a report without that header is compared by its label. "
+        "Judges differ: the paper does not name its version.",
     ]
 
 
