@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -34,7 +34,7 @@ def held(folder: Path) -> Iterator[None]:
             ) from None
         file.truncate(0)
         start = datetime.now().astimezone().isoformat(timespec="seconds")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "start": start}, file)
+        json.dump({"host": platform.node(), "pid": os.getpid(), "start": start}, file)
         file.flush()
         yield
 

@@ -451,13 +451,18 @@ BANNED_IMPORTS = set(
 )
 
 
+# the one file that talks to a network: the judge's endpoint, named by the user, redirects refused
+MAY_CALL_OUT = PACKAGE / "evaluation" / "endpoint.py"
+
+
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_the_source_keeps_to_the_rules(file):
+    banned = BANNED_IMPORTS - ({"urllib"} if file == MAY_CALL_OUT else set())
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            assert not {a.name.split(".")[0] for a in node.names} & BANNED_IMPORTS
-        if isinstance(node, ast.ImportFrom):
-            assert (node.module or "").split(".")[0] not in BANNED_IMPORTS
+            assert not {a.name.split(".")[0] for a in node.names} & banned
+        if isinstance(node, ast.ImportFrom) and node.module != "urllib.parse":  # takes text apart
+            assert (node.module or "").split(".")[0] not in banned
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)

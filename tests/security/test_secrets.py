@@ -95,6 +95,7 @@ WANDB = ["+logger.wandb._target_=pytorch_lightning.loggers.WandbLogger", "+logge
 def test_a_run_that_crashes_leaves_no_secret(tmp_path):
     out, done = go(
         tmp_path, *SMALL, *CARELESS, *WANDB, "+callbacks.careless.crash=true",
+        "trainer.max_steps=2", "callbacks.last.every_n_train_steps=1",
         f"hydra.run.dir={tmp_path / 'out' / 'run'}",
     )  # fmt: skip
     assert done.returncode == 1, done.stderr[-2000:]

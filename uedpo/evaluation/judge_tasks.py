@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, NamedTuple
 
 from uedpo.evaluation.append_file import ANSWERS, read
+from uedpo.evaluation.official import object_halbench
 from uedpo.evaluation.questions import field, mmhal_rows, read_text
 from uedpo.types import InputError
 
@@ -21,7 +21,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 _ROLES = {"mmhal": "user", "object_halbench": "system"}
 _BLANKS = {"mmhal": 4, "object_halbench": 1}
-_SHORTEST = 4  # words: Object HalBench asks its judge nothing of a shorter answer
 
 
 class Task(NamedTuple):
@@ -48,9 +47,8 @@ def tasks(
             _pieces(template, text, len(pieces) - 1),
         )
     if benchmark == "object_halbench":
-        texts = [t.replace("Assistant:", "").strip() for t in texts]
-        asked = [i for i, t in enumerate(texts) if len(t.split()) >= _SHORTEST]
-        return [Task(i, _filled(pieces, texts[i])) for i in asked], sha256
+        asked = [i for i, text in enumerate(texts) if object_halbench.needs_judge(text)]
+        return [Task(i, _filled(pieces, object_halbench.clean(texts[i]))) for i in asked], sha256
     if assets is None:
         raise InputError("assets: missing; set the folder with MMHal-Bench's template of questions")
     rows = list(mmhal_rows(assets))
@@ -108,14 +106,9 @@ def is_readable(benchmark: Judged, reply: str) -> bool:
     if benchmark == "mmhal":
         return bool(reply.strip())
     try:
-        value = json.loads(reply)
+        value = object_halbench.parse(reply)
     except (ValueError, RecursionError):
-        if '["' not in reply:
-            return False
-        try:
-            value = json.loads(reply.strip().split("\n")[-1])
-        except (ValueError, RecursionError):
-            return False
+        return False
     if isinstance(value, list):
         return all(isinstance(phrase, str) for phrase in value)
     return isinstance(value, str | dict)

@@ -140,6 +140,7 @@ def make_report(settings: Settings) -> dict[str, Any]:
         "benchmark": settings.benchmark,
         "mode": settings.mode,
         "partial": run.partial,
+        "answered": dict(answers.header or {}),
         "metrics": scored.metrics,
         "baselines": scored.baselines,
         "printed": scored.printed,

@@ -53,7 +53,7 @@ def needs_judge(answer: str) -> bool:
 def accepts(reply: str) -> bool:
     """Whether the official parser takes this reply; else the script asks again."""
     try:
-        _parse(reply)
+        parse(reply)
     except (ValueError, RecursionError):
         return False
     return True
@@ -68,14 +68,19 @@ def phrases(reply: str, strict: bool = False) -> list[str]:
     Raises:
         Undefined: a number, true, false or null (the script dies), or in strict all but a list of texts.
     """
-    value = _parse(reply)
+    value = parse(reply)
     is_list = isinstance(value, list) and all(isinstance(v, str) for v in value)
     if not isinstance(value, list | str | dict) or (strict and not is_list):
         raise Undefined(f"reply {reply[:60]!a} is no JSON list of phrases")
     return [f"{v}" for v in value]
 
 
-def _parse(reply: str) -> Any:
+def parse(reply: str) -> Any:
+    """A reply as the script reads it: JSON, or JSON on its last line where `["` occurs.
+
+    Raises:
+        ValueError, RecursionError: the script would ask again.
+    """
     try:
         return json.loads(reply)
     except (ValueError, RecursionError):
