@@ -287,6 +287,21 @@ def test_mmhal_takes_the_first_reply_of_a_row(judged):
     assert report["counts"]["attempts"] == 10
 
 
+def test_replies_of_another_benchmark_or_to_other_answers_are_noticed(tmp_path, judged):
+    head = {"uedpo_judge_replies": 1, "benchmark": "object_halbench", "judge": "judge-1"}
+    assert judged("abcdefgh", [head, *replied(*range(8))])[0] == 2
+    path, output, replies = (tmp_path / name for name in ("ours.jsonl", "report.json", "replies.jsonl"))
+    path.write_text(lines(ours([{"id": i, "answer": "a"} for i in range(8)], "mmhal")))
+    call = ["benchmark=mmhal", f"answers={path}", f"assets={tmp_path}", f"output={output}"]
+    call.append(f"judge_replies={replies}")
+    for sha256, counted, strict in ((hashlib.sha256(path.read_bytes()).hexdigest(), 0, 0), ("0" * 64, 1, 2)):
+        head |= {"benchmark": "mmhal", "answers_sha256": sha256}
+        replies.write_text(lines([head, *replied(*range(8))]).replace("Rating: 7", "Rating: 1"))
+        assert main([*call, "mode=strict"]) == strict
+        assert main(call) == 0
+        assert json.loads(output.read_text())["counts"].get("replies_to_other_answers", 0) == counted
+
+
 def test_mmhal_a_missing_reply_or_answer_makes_all_metrics_null(judged):
     code, report = judged("abcdefgh", replied(0, 1, 2, 3, 4, 5, 7))
     assert (code, report["counts"]["missing_replies"], set(report["metrics"].values())) == (1, 1, {None})

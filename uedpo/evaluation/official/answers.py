@@ -6,6 +6,7 @@ each id once: pope question_id, amber id, chair image_id, mmhal and object_halbe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,10 +29,11 @@ class Answer(NamedTuple):
 
 @dataclass
 class Answers:
-    """`header` is None for an official format."""
+    """`header` is None for an official format; `sha256` is of the file of ours, unpacked."""
 
     rows: list[Answer]
     header: Mapping[str, Any] | None = None
+    sha256: str | None = None
 
     @property
     def official(self) -> bool:
@@ -67,7 +69,7 @@ def _ours(text: str, name: str, benchmark: str) -> Answers:
             raise InputError(f"{where}: id {key} again; first at {rows[key].where}")
         image = take(row, "image_id", int, where) if benchmark == "object_halbench" else None
         rows[key] = Answer(key, answer, where, image)
-    return Answers(list(rows.values()), header)
+    return Answers(list(rows.values()), header, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _pope(text: str, name: str) -> list[Answer]:

@@ -103,7 +103,7 @@ def score_mmhal(run: Run) -> Scored:
         run.note_odd("question_mismatches", odd, "the question is not that of the template's row")
     run.counts |= {"expected": len(questions), "answers": len(by_row)}
     run.note_missing("answers", len(questions) - len(by_row), "answer all rows of the template")
-    replies = _replies(run, len(questions), lambda reply: True)
+    replies = _replies(run, "mmhal", len(questions), lambda reply: True)
     wanted = by_row if run.allow_partial else range(len(questions))
     judged = {i: replies[i] for i in wanted if i in replies}
     run.note_missing("replies", len(wanted) - len(judged), "pass judge_replies=PATH with all rows")
@@ -177,7 +177,7 @@ def score_object_halbench(run: Run) -> Scored:
 def _judged(run: Run, rows: Sequence[Answer]) -> tuple[dict[int, str], list[Answer]]:
     """Replies, and the rows that have one or need none."""
     num_rows = max([object_halbench.NUM_IMAGES, *(a.id + 1 for a in rows)])
-    replies = _replies(run, num_rows, object_halbench.accepts)
+    replies = _replies(run, "object_halbench", num_rows, object_halbench.accepts)
     ready = [a for a in rows if a.id in replies or not object_halbench.needs_judge(a.text)]
     run.note_missing("replies", len(rows) - len(ready), "pass judge_replies=PATH with one that parses a row")
     return replies, ready
@@ -261,7 +261,7 @@ def _note_repeats(run: Run, keys: Iterable[tuple[int | None, str]]) -> None:
     run.note_odd("duplicates", repeats, "an id again, which the script counts again")
 
 
-def _replies(run: Run, num_rows: int, accepts: Callable[[str], bool]) -> dict[int, str]:
+def _replies(run: Run, benchmark: str, num_rows: int, accepts: Callable[[str], bool]) -> dict[int, str]:
     """Row -> the first of its recorded replies that the official parser accepts."""
     if "judge_replies" not in run.recordings:
         return {}
@@ -272,6 +272,7 @@ def _replies(run: Run, num_rows: int, accepts: Callable[[str], bool]) -> dict[in
     for where, row in parse_lines(run.inputs.read(path), str(path)):
         if isinstance(row, dict) and REPLIES_HEADER in row:
             models.add(take(row, "judge", str, where))
+            _check_replies_header(run, benchmark, row, where)
             continue
         index = take(row, "index", int, where)
         if not 0 <= index < num_rows:
@@ -286,6 +287,16 @@ def _replies(run: Run, num_rows: int, accepts: Callable[[str], bool]) -> dict[in
     run.counts["attempts"] = attempts
     run.versions["judge"] = ", ".join(sorted(models)) or "unnamed"
     return replies
+
+
+def _check_replies_header(run: Run, benchmark: str, header: dict[str, Any], where: str) -> None:
+    """Rows alone tie replies to answers: those to other answers would score without a sign."""
+    if header.get("benchmark", benchmark) != benchmark:
+        raise InputError(f"{where}: benchmark is {shown(header['benchmark'])}, asked for {benchmark}")
+    # an official file made from ours has another hash, and its rows are the same
+    judged, ours = header.get("answers_sha256"), run.answers.sha256
+    if judged is not None and ours is not None and judged != ours:
+        run.note_odd("replies_to_other_answers", [where], "answers_sha256 is not that of the answers")
 
 
 def _nltk(run: Run, *resources: str) -> language.Nltk:
