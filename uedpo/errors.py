@@ -1,5 +1,8 @@
 """Errors of bad input: one line each, no traceback. Apart from `types`, so that scoring needs no torch."""
 
+import os
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Data or a model that cannot be used; the message says what, where, and the remedy."""
@@ -11,6 +14,18 @@ class GuardError(RuntimeError):
 
 class ConfigError(Exception):
     """One or more configuration problems, one a line."""
+
+
+def local_path(text: str) -> Path:
+    """A path with ~ and ~name as home folders; where there is no such name, it is a file's name."""
+    return Path(os.path.expanduser(text))
+
+
+def os_line(error: OSError) -> str:
+    """What an operating system's error says, in one line, with the file."""
+    if error.strerror is None or error.filename is None:
+        return plain_line(error)
+    return f"{str(error.filename)[:200]}: {error.strerror}"
 
 
 def plain_line(error: BaseException) -> str:

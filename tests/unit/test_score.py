@@ -6,6 +6,7 @@ import pytest
 
 from uedpo.errors import ConfigError
 from uedpo.evaluation.official import amber_discriminative, mmhal
+from uedpo.evaluation.official.assets import coco_files
 from uedpo.evaluation.score import main, parse_settings
 
 QUESTIONS = [(11, "Is there a dog in the image?", "yes"), (12, "Is there a cat in the image?", "no")]
@@ -40,6 +41,23 @@ def ours(rows, benchmark="pope", **header):
 
 def answered(*answers):
     return [{"question": t, "answer": a} for (_, t, _), a in zip(QUESTIONS, answers, strict=False)]
+
+
+def test_benchmark_in_capitals_and_paths_that_no_system_takes(pope, tmp_path, capsys):
+    assert pope(answered("Yes", "Yes", "No", "No"), "mode=OFFICIAL")[0] == 0
+    found = [f"answers={tmp_path / 'answers.jsonl'}", f"assets={tmp_path / 'labels.json'}"]
+    assert main([*found, "benchmark=POPE", f"output={tmp_path / 'r.json'}"]) == 0
+    capsys.readouterr()
+    for answers, output in (("x" * 300, "r"), ("~no_such_user/x", "r"), (None, f"{tmp_path}/{'x' * 300}")):
+        given = found[:1] if answers is None else [f"answers={answers}"]
+        assert main([*given, found[1], "benchmark=pope", f"output={output}"]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_report_keeps_the_header_that_the_table_compares_a_name_with(pope):
+    header, *rows = ours([{"id": i, "answer": "Yes"} for i, _, _ in QUESTIONS], model="other/model")
+    assert pope([header, *rows])[1]["answered"] == header
+    assert pope(answered("Yes", "Yes", "No", "No"))[1]["answered"] is None
 
 
 def test_report_says_what_was_scored_with_what(pope, tmp_path):
@@ -252,6 +270,16 @@ def test_a_missing_asset_makes_all_metrics_null(tmp_path, capsys):
         error = capsys.readouterr().err
         assert named in error
         assert error.count("\n") == 1
+
+
+def test_a_negative_count_in_the_header_is_named(tmp_path, capsys):
+    for name in ("synonyms.txt", *coco_files()):
+        (tmp_path / name).touch()
+    answers = tmp_path / "a.jsonl"
+    answers.write_text(lines(ours([], "chair", num=-1)))
+    output = f"output={tmp_path / 'r.json'}"
+    assert main(["benchmark=chair", f"answers={answers}", f"assets={tmp_path}", output]) == 2
+    assert "num must be 0 or more" in capsys.readouterr().err
 
 
 @pytest.fixture

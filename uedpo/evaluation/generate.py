@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from uedpo.errors import local_path
 from uedpo.evaluation.append_file import ANSWERS, AppendFile, digest
 from uedpo.evaluation.options import command
 from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
@@ -105,11 +106,11 @@ def answer_benchmark(
         suffix=decode.suffix if suffix is None else suffix,
         max_new_tokens=max_new_tokens or decode.max_new_tokens,
     )
-    folder = None if images is None else Path(images).expanduser()
-    questions = load(benchmark, Path(assets).expanduser(), folder, prompt, limit)
+    folder = None if images is None else local_path(images)
+    questions = load(benchmark, local_path(assets), folder, prompt, limit)
     questions = with_suffix(questions, decode.suffix)
     source = HFModel(model, revision, dtype)
-    lora = None if adapter is None else Path(adapter).expanduser()
+    lora = None if adapter is None else local_path(adapter)
     header = {
         ANSWERS: 1,
         "benchmark": benchmark,
@@ -126,7 +127,7 @@ def answer_benchmark(
         "versions": versions("uedpo", "torch", "transformers", "peft"),
         "shard": f"{index}/{of}",
     }
-    path = shard_path(Path(output).expanduser(), index, of)
+    path = shard_path(local_path(output), index, of)
     mine = questions[index::of]
     with AppendFile(path, header) as file:
         done = answered(file.path, file.rows, mine)

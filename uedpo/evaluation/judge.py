@@ -13,8 +13,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from uedpo.errors import local_path
 from uedpo.evaluation.append_file import REPLIES, AppendFile, digest
 from uedpo.evaluation.endpoint import OK, WRONG_MODEL, Endpoint, Outcome
 from uedpo.evaluation.judge_tasks import SETTINGS, Judged, Task, is_readable, request, tasks
@@ -67,8 +67,8 @@ def judge_answers(
         raise InputError("base_url, replay: set one, an endpoint or a file of recorded replies")
     if base_url is not None and template is None:
         raise InputError("template: missing; set the file with the benchmark's judge prompt")
-    path, source = Path(output).expanduser(), Path(answers).expanduser()
-    folder, form = (None if name is None else Path(name).expanduser() for name in (assets, template))
+    path, source = local_path(output), local_path(answers)
+    folder, form = (None if name is None else local_path(name) for name in (assets, template))
     asked, template_sha256 = tasks(benchmark, source, folder, form)
     header = {
         REPLIES: 1,
@@ -82,7 +82,7 @@ def judge_answers(
         "replayed": replay is not None,
     }
     endpoint = None if base_url is None else Endpoint(base_url, judge, timeout)
-    known = {} if replay is None else recorded(Path(replay).expanduser(), judge)
+    known = {} if replay is None else recorded(local_path(replay), judge)
     stop = threading.Event()
     with AppendFile(path, header) as file:
         done, attempts = judged(path, file.rows, asked)

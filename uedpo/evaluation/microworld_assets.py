@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from uedpo.errors import local_path
 from uedpo.evaluation.microworld import TEST_START
 from uedpo.evaluation.options import command
 from uedpo.microworld.grammar import COUNT_WORDS, SYNONYMS, caption, plural
@@ -29,7 +30,7 @@ def write_assets(out: str, num: PositiveInt = 200, start: NonNegativeInt = TEST_
 
     COCO's two halves are merged again by CHAIR: every other scene stands in train2014.
     """
-    folder = Path(out).expanduser()
+    folder = local_path(out)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     scenes = [make_scene("shift", start + i) for i in range(num)]
     for scene in scenes:

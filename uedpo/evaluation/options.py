@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from uedpo.errors import os_line
 from uedpo.types import InputError
 from uedpo.validate import ConfigError
 
@@ -76,7 +77,10 @@ def command(function: Callable[..., int], bare: str | None = None) -> NoReturn:
     except (ConfigError, InputError) as error:
         print(error, file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
+    except OSError as error:  # a path that cannot be made, read or written
+        print(os_line(error), file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, EOFError):
         print("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
     sys.exit(code)

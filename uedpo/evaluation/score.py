@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import uedpo
-from uedpo.errors import ConfigError, InputError
+from uedpo.errors import ConfigError, InputError, local_path, os_line
 from uedpo.evaluation.official.answers import read_answers
 from uedpo.evaluation.official.benchmarks import BENCHMARKS, SCRIPTS
 from uedpo.evaluation.official.coverage import Incomplete, Run
@@ -75,18 +75,19 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
     for key, allowed in CHOICES.items():
         if given.get(key) and given[key].lower() not in allowed:
             problems.append(f"{key}={given[key]}: {_nearest(given[key], allowed)}")
+    given |= {key: given[key].lower() for key in CHOICES if key in given}
     problems += _path_problems(given)
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)} in the arguments"
         raise ConfigError("\n  ".join([f"{count}:", *problems]))
     return Settings(
-        given["benchmark"].lower(),
-        Path(given["answers"]).expanduser(),
-        Path(given["assets"]).expanduser(),
-        Path(given["output"]).expanduser(),
-        mode=cast(Mode, given.get("mode", "official").lower()),
-        allow_partial=given.get("allow_partial", "false").lower() == "true",
-        recordings={key: Path(given[key]).expanduser() for key in RECORDINGS if key in given},
+        given["benchmark"],
+        local_path(given["answers"]),
+        local_path(given["assets"]),
+        local_path(given["output"]),
+        mode=cast(Mode, given.get("mode", "official")),
+        allow_partial=given.get("allow_partial", "false") == "true",
+        recordings={key: local_path(given[key]) for key in RECORDINGS if key in given},
     )
 
 
@@ -98,15 +99,15 @@ def _nearest(given: str, allowed: Sequence[str]) -> str:
 def _path_problems(given: dict[str, str]) -> list[str]:
     problems = []
     for key in ("answers", *RECORDINGS):
-        if given.get(key) and not Path(given[key]).expanduser().is_file():
+        if given.get(key) and not local_path(given[key]).is_file():
             problems.append(f"{key}={given[key]}: no such file")
     if given.get("assets"):
-        path = Path(given["assets"]).expanduser()
+        path = local_path(given["assets"])
         if given.get("benchmark") == "pope" and not path.is_file():
             problems.append(f"assets={path}: no such file; for pope it is the label file itself")
         elif given.get("benchmark") != "pope" and not path.is_dir():
             problems.append(f"assets={path}: no such folder")
-    if given.get("output") and Path(given["output"]).expanduser().is_dir():
+    if given.get("output") and local_path(given["output"]).is_dir():
         problems.append(f"output={given['output']}: is a folder; name a file")
     return problems
 
@@ -140,7 +141,7 @@ def make_report(settings: Settings) -> dict[str, Any]:
         "benchmark": settings.benchmark,
         "mode": settings.mode,
         "partial": run.partial,
-        "answered": dict(answers.header or {}),
+        "answered": answers.header and dict(answers.header),
         "metrics": scored.metrics,
         "baselines": scored.baselines,
         "printed": scored.printed,
@@ -175,6 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(report, settings.output)
     except (ConfigError, InputError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:  # such as a path that is too long to ask for
+        print(os_line(error), file=sys.stderr)
         return 2
     print(_summary(report))
     if report["reasons"]:

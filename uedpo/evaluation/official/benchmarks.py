@@ -118,6 +118,8 @@ def score_chair(run: Run) -> Scored:
     _note_repeats(run, [(a.id, a.where) for a in rows])
     # which images are asked for is the user's choice: only our own header can tell how many
     expected = take(header, "num", int, "header of the answers") if "num" in header else len(rows)
+    if expected < 0:
+        raise InputError(f"header of the answers: num must be 0 or more, not {expected}")
     if expected < len(rows):
         raise InputError(f"{rows[expected].where}: more answers than the {expected} that the header tells")
     run.counts |= {"expected": expected, "answers": len(rows)}
@@ -166,7 +168,8 @@ def score_object_halbench(run: Run) -> Scored:
             found = coco.caption_mentions(words_of(text), vocabulary)
         else:
             reply = replies[row.id] if object_halbench.needs_judge(text) else "[]"
-            listed = object_halbench.phrases(reply, run.mode == "strict")
+            with located([row.where]):
+                listed = object_halbench.phrases(reply, run.mode == "strict")
             found = object_halbench.judged_mentions([tag(f"a {p}") for p in listed], vocabulary)
         scored.append(object_halbench.Answer(text, found, truth))
 

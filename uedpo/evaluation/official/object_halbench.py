@@ -71,7 +71,7 @@ def phrases(reply: str, strict: bool = False) -> list[str]:
     value = parse(reply)
     is_list = isinstance(value, list) and all(isinstance(v, str) for v in value)
     if not isinstance(value, list | str | dict) or (strict and not is_list):
-        raise Undefined(f"reply {reply[:60]!a} is no JSON list of phrases")
+        raise Undefined(f"reply {reply[:60]!a} is no JSON list of phrases", 0)
     return [f"{v}" for v in value]
 
 
