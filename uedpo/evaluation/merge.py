@@ -6,10 +6,13 @@ The result is, byte for byte, what one process would have written that gave the 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+from uedpo.errors import local_path
 from uedpo.evaluation.append_file import ANSWERS, Row, line_of, read, sealed
 from uedpo.evaluation.options import command
+from uedpo.evaluation.questions import field
 from uedpo.results import differing
 from uedpo.types import InputError
 
@@ -20,22 +23,25 @@ def merge(output: str, shards: list[str]) -> int:
     Raises:
         InputError: shards of different settings, one missing or twice, an id missing or twice.
     """
-    target = Path(output).expanduser()
+    target = local_path(output)
     if target.exists():
         raise InputError(f"{target}: exists; choose another output")
     if not shards:
         raise InputError("no shard given; write output=FILE SHARD SHARD ...")
     files: dict[str, tuple[Path, list[Row]]] = {}
     first: Row | None = None
-    for path in (Path(name).expanduser() for name in shards):
+    for path in (local_path(name) for name in shards):
         header, rows = read(path, ANSWERS)
         first = first or header
         keys = differing([first, header], ["shard", "sha256"])
         if keys:
             raise InputError(f"{path}:1: {', '.join(keys)} differ from {shards[0]}; merge shards of one run")
-        if header["shard"] in files:
-            raise InputError(f"{path}:1: shard {header['shard']} is that of {files[header['shard']][0]} too")
-        files[header["shard"]] = path, [row for _, row in rows]
+        shard = _shard(f"{path}:1", header)
+        if shard in files:
+            raise InputError(f"{path}:1: shard {shard} is that of {files[shard][0]} too")
+        for number, row in rows:
+            field(f"{path}:{number}", row, "id", int)
+        files[shard] = path, [row for _, row in rows]
     assert first is not None
     merged = _interleaved(first, files)
     lines: list[Row] = [sealed({**first, "shard": "0/1"}), *merged]
@@ -45,6 +51,14 @@ def merge(output: str, shards: list[str]) -> int:
     beside.replace(target)
     print(f"{len(merged)}/{first['num']} answers in {target}")
     return 0
+
+
+def _shard(where: str, header: Row) -> str:
+    """The header's "i/n", with what the merge reads of it checked."""
+    shard: str = field(where, header, "shard", str)
+    if not re.fullmatch(r"[0-9]{1,6}/[1-9][0-9]{0,5}", shard) or field(where, header, "num", int) < 0:
+        raise InputError(f"{where}: shard must be i/n and num a count; merge files of generate")
+    return shard
 
 
 def _interleaved(header: Row, files: dict[str, tuple[Path, list[Row]]]) -> list[Row]:
