@@ -1,5 +1,6 @@
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,25 @@ def cells(text, run, column):
 def shown(capsys, *arguments, **options):
     assert write_tables(list(arguments), **options) == 0
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity"])
+def test_a_number_that_is_none_is_refused(tmp_path, value):
+    path = report(tmp_path, "mmhal", {"average_score": 0.5})
+    text = Path(path).read_text().replace("0.5", value)
+    Path(path).write_text(text)
+    with pytest.raises(InputError, match=r"metrics.average_score must be a finite number"):
+        write_tables([path])
+
+
+def test_deep_nesting_is_named_and_the_output_folder_is_made(tmp_path):
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"deep.json: not JSON"):
+        write_tables([str(deep)])
+    output = tmp_path / "new" / "table.md"
+    assert write_tables([report(tmp_path, "mmhal", {"average_score": 1})], output=str(output)) == 0
+    assert output.is_file()
 
 
 def test_each_headline_has_a_number_of_the_paper():
@@ -111,8 +131,8 @@ def test_files_hold_the_same_and_html_is_escaped(tmp_path, capsys):
         ("{", "r.json: not JSON"), ("[]", "r.json: must be an object"),
         ('{"mode": "official"}', "benchmark must be"),
         ('{"benchmark": "a", "mode": "official", "metrics": []}', "metrics must be an object"),
-        ('{"benchmark": "a", "mode": "official", "metrics": {"f1": "x"}}', "metrics.f1 must be a number"),
-        ('{"benchmark": "a", "mode": "official", "metrics": {"f1": true}}', "metrics.f1 must be a number"),
+        ('{"benchmark": "a", "mode": "official", "metrics": {"f1": "x"}}', "f1 must be a finite number"),
+        ('{"benchmark": "a", "mode": "official", "metrics": {"f1": true}}', "f1 must be a finite number"),
         ('{"benchmark": "a", "mode": "b", "metrics": {}, "answered": 3}', "answered and versions"),
     ],
 )  # fmt: skip

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uedpo.errors import local_path
 from uedpo.evaluation.options import command
 from uedpo.evaluation.questions import read_text
 from uedpo.types import InputError
@@ -87,7 +89,7 @@ def read_report(path: Path) -> Report:
     text = read_text(path)
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: must be an object, a report of uedpo.evaluation.score")
@@ -95,8 +97,8 @@ def read_report(path: Path) -> Report:
         if not isinstance(value.get(name), kind):
             raise InputError(f"{path}: {name} must be {'an object' if kind is dict else 'a text'}")
     for name, number in value["metrics"].items():
-        if number is not None and type(number) not in (int, float):
-            raise InputError(f"{path}: metrics.{name} must be a number or null")
+        if number is not None and not (type(number) in (int, float) and math.isfinite(number)):
+            raise InputError(f"{path}: metrics.{name} must be a finite number or null")
     answered, versions = value.get("answered") or {}, value.get("versions") or {}
     if not isinstance(answered, dict) or not isinstance(versions, dict):
         raise InputError(f"{path}: answered and versions must be objects")
@@ -232,7 +234,9 @@ def write_tables(reports: list[str], output: str | None = None, html: str | None
     print(text, end="")
     for target, content in ((output, text), (html, page(tables))):
         if target is not None:
-            Path(target).expanduser().write_text(content, encoding="utf-8")
+            path = local_path(target)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
     return 0
 
 
@@ -242,7 +246,7 @@ def _labelled(arguments: Sequence[str]) -> Iterator[tuple[str, Path]]:
         if argument.startswith("run="):
             name = argument.removeprefix("run=")
         else:
-            path = Path(argument).expanduser()
+            path = local_path(argument)
             yield name or path.resolve().parent.name, path
 
 
