@@ -286,6 +286,7 @@ def test_cost_is_told_before_the_first_call(folder, capsys):
     ("url", "message"),
     [
         ("api.openai.com/v1", "must be like"), ("file:///etc/passwd", "must be like"),
+        ("http://[::1", "no address"), ("http://user:key/v1", "no address"),
         ("https://user:key@host/v1", "must hold no user"), ("https://host/v1?key=3", "must hold no user"),
     ],
 )  # fmt: skip

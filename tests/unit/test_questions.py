@@ -34,6 +34,15 @@ def write(folder, name, rows, lines=False):
     (folder / name).write_text(text)
 
 
+@pytest.mark.parametrize("text", ["[" * 200_000, "[" + "1" * 5000 + "]"])
+def test_nesting_and_digits_beyond_the_parser_are_named(folder, text):
+    for benchmark, name in (("chair", "chair_images.json"), ("pope", "labels.json")):
+        (folder / name).write_text(text)
+        assets = folder / name if benchmark == "pope" else folder
+        with pytest.raises(InputError, match=f"{name}.*: not JSON"):
+            load(benchmark, assets, folder / "images")
+
+
 ROW = {
     "pope": {"question_id": 7, "image": "a.png", "text": "Is there a dog in the image?", "label": "no"},
     "chair": {"image_id": 9, "image": "a.png"},

@@ -61,7 +61,11 @@ class Endpoint:
     """
 
     def __init__(self, base_url: str, model: str, timeout: float) -> None:
-        parts = urlsplit(base_url)
+        try:
+            parts = urlsplit(base_url)
+            _ = parts.port  # read lazily, and refused only then
+        except ValueError:
+            raise InputError("base_url: no address; must be like https://api.openai.com/v1") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"base_url={base_url!r}: must be like https://api.openai.com/v1")
         if parts.username or parts.password or parts.query or parts.fragment:

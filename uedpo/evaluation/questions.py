@@ -242,6 +242,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise InputError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(rows, list):
         raise InputError(f"{path}:1: must be a JSON array of rows")
     return ((f"{path}: row {i}", row) for i, row in enumerate(rows))
@@ -258,7 +260,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"{path}:{number}", json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}:{number}: not JSON ({str(error).splitlines()[0]})") from None
 
 
