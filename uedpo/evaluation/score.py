@@ -141,7 +141,7 @@ def make_report(settings: Settings) -> dict[str, Any]:
         "benchmark": settings.benchmark,
         "mode": settings.mode,
         "partial": run.partial,
-        "answered": answers.header and dict(answers.header),
+        "answered": None if answers.header is None else dict(answers.header),
         "metrics": scored.metrics,
         "baselines": scored.baselines,
         "printed": scored.printed,
