@@ -481,9 +481,14 @@ def test_the_source_keeps_to_the_rules(file):
 
 def test_the_lock_file_holds_what_the_policy_says():
     root = PACKAGE.parent
-    lines = (root / "requirements.lock").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines)
-    assert "lightning" not in pins
+    entries = (root / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
+    pins = {}
+    for entry in entries:
+        pin, *hashes = entry.split()
+        name, pins[name] = pin.split("==")
+        assert hashes, name
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", h) for h in hashes), name
+    assert not {"lightning", "torch"} & pins.keys()
     version = {
         name: tuple(int(x) for x in pins[name].split(".")[:3]) for name in ("pytorch-lightning", "hydra-core")
     }
