@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 from uedpo.data.collate import PairCollator
 from uedpo.data.fingerprint import digest, fingerprint
 from uedpo.data.images import check_image
+from uedpo.data.overlap import find_overlap
 from uedpo.data.rejects import write_rejected
 from uedpo.data.rows import CheckedPairs, contents
 from uedpo.data.texts import TextRules
-from uedpo.types import Fraction, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
+from uedpo.types import Fraction, InputError, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
 
 
 class PairBatches:
@@ -96,9 +97,10 @@ class PairDataModule(pl.LightningDataModule):
         max_bad_fraction: share of the rows of a file that may be rejected, see docs/data.md; datasets that
             read files get it too.
         decode_check: decode every image now, so that a broken one is rejected and not met while training.
+        overlap: what to do where validation pairs of a file are in training, by id or by picture.
 
     Raises:
-        InputError: too many rows cannot be used with this model.
+        InputError: too many rows cannot be used with this model, or an overlap that is not allowed.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class PairDataModule(pl.LightningDataModule):
         seed: int = 0,
         max_bad_fraction: Fraction = 0.001,
         decode_check: bool = False,
+        overlap: Literal["warn", "stop"] = "warn",
     ) -> None:
         super().__init__()
         for part in (train, val):
@@ -121,14 +124,28 @@ class PairDataModule(pl.LightningDataModule):
                 part.max_bad_fraction = max_bad_fraction
                 check_pairs(part, processor, max_response_tokens, negatives, decode_check)
         self.train, self.val = train, val
+        self.warning = self._overlap(stop=overlap == "stop")
         self.collate = PairCollator(processor, max_response_tokens, negatives)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def _overlap(self, stop: bool) -> str | None:
+        if not (isinstance(self.train, CheckedPairs) and isinstance(self.val, CheckedPairs)):
+            return None
+        found = find_overlap(self.train, self.val)
+        if not any(found):
+            return None
+        line = found.summary(self.train, self.val)
+        if stop:
+            raise InputError(line)
+        return f"WARNING: {line}"
 
     def report(self, folder: Path) -> None:
         """Print what became of the rows of each file, and write `folder`/rejected.jsonl."""
         ledgers = [part.ledger for part in (self.train, self.val) if isinstance(part, CheckedPairs)]
         for ledger in ledgers:
             print(ledger.summary())
+        if self.warning:
+            print(self.warning)
         if ledgers:
             write_rejected(folder / "rejected.jsonl", [r for ledger in ledgers for r in ledger.rejected])
 

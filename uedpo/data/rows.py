@@ -200,14 +200,15 @@ def _kind(value: object) -> str:
 class CheckedPairs(Sequence[PreferencePair]):
     """The usable rows of a file, and the account of those that are not.
 
-    Subclasses call `add` for each row read, then `ledger.settle`.
+    Subclasses call `add` for each row read, then `ledger.settle`. `rows` and `lines` hold the
+    usable pairs, images undecoded, and where each stands in the file.
     """
 
     def __init__(self, file: str, max_bad_fraction: float) -> None:
         self.ledger = Ledger(file)
         self.max_bad_fraction = max_bad_fraction
         self.rows: list[PreferencePair] = []  # image: a path, or a function that gives the bytes
-        self._lines: list[int] = []
+        self.lines: list[int] = []
         self._seen: dict[str, int] = {}
         self._images: dict[Path, str | RowProblem | None] = {}
 
@@ -239,7 +240,7 @@ class CheckedPairs(Sequence[PreferencePair]):
         if what:
             self.ledger.converted[what] += 1
         self.rows.append(PreferencePair(identity, source, *fields[2:]))
-        self._lines.append(line)
+        self.lines.append(line)
 
     def _check_identity(self, fields: Fields, identity: str) -> None:
         if fields.id is None or identity not in self._seen:
@@ -279,14 +280,14 @@ class CheckedPairs(Sequence[PreferencePair]):
         `check` gets each pair with its image undecoded.
         """
         kept = []
-        for i, (pair, line) in enumerate(zip(self.rows, self._lines, strict=True)):
+        for i, (pair, line) in enumerate(zip(self.rows, self.lines, strict=True)):
             try:
                 check(pair)
                 kept.append(i)
             except RowProblem as problem:
                 self.ledger.reject(pair.id, line, problem)
         self.rows = [self.rows[i] for i in kept]
-        self._lines = [self._lines[i] for i in kept]
+        self.lines = [self.lines[i] for i in kept]
         self.ledger.settle(self.max_bad_fraction)
 
     def __len__(self) -> int:
@@ -299,7 +300,7 @@ class CheckedPairs(Sequence[PreferencePair]):
         try:
             return dataclasses.replace(pair, image=load_image(contents(pair)))
         except RowProblem as problem:
-            where = f"{self.ledger.file}:{self._lines[i]} (id {pair.id[:80]})"
+            where = f"{self.ledger.file}:{self.lines[i]} (id {pair.id[:80]})"
             raise InputError(f"{where}: {problem}; data.decode_check=true finds such rows first") from None
 
 

@@ -1,0 +1,88 @@
+"""Validation pairs that training has seen: the curve of such a set says nothing about new pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from uedpo.data.rows import CheckedPairs, contents
+from uedpo.types import PreferencePair
+
+
+class Overlap(NamedTuple):
+    """Validation pairs by what they share with a training pair: positions of `val`, each in one list."""
+
+    id: list[int]
+    image: list[int]
+
+    def summary(self, train: CheckedPairs, val: CheckedPairs) -> str:
+        """One line with counts, the first pair and the remedy."""
+        shared = sorted(self.id + self.image)
+        first = val.rows[shared[0]].id[:80]
+        return (
+            f"{len(shared)} of {len(val)} validation pairs of {val.ledger.file} are in training "
+            f"({len(self.id)} by id, {len(self.image)} by image content; first: {first!r}) of "
+            f"{train.ledger.file}; split by image (data.overlap=stop refuses, =warn goes on)"
+        )
+
+
+def find_overlap(train: CheckedPairs, val: CheckedPairs) -> Overlap:
+    """Which pairs of `val` have an id that the file gives, or the very picture, of a pair of `train`.
+
+    Pictures are compared by content; only those of equal size are read.
+    """
+    ids = {pair.id for pair, own in _given_ids(train) if own}
+    seen = _Pictures(train)
+    found = Overlap([], [])
+    for i, (pair, own) in enumerate(_given_ids(val)):
+        if own and pair.id in ids:
+            found.id.append(i)
+        elif pair.image is not None and pair in seen:
+            found.image.append(i)
+    return found
+
+
+def _given_ids(pairs: CheckedPairs) -> Iterator[tuple[PreferencePair, bool]]:
+    """Each pair, and whether its id stands in the file (else it is made of file name and line)."""
+    name = Path(pairs.ledger.file).name
+    for pair, line in zip(pairs.rows, pairs.lines, strict=True):
+        yield pair, pair.id != f"{name}:{line}"
+
+
+class _Pictures:
+    """The pictures of a data set, by size and, where two have one size, by content."""
+
+    def __init__(self, pairs: CheckedPairs) -> None:
+        self._by_size: dict[int, set[Path | int]] = defaultdict(set)
+        self._pairs = pairs
+        self._known: dict[Path | int, bytes] = {}
+        for i, pair in enumerate(pairs.rows):
+            if pair.image is not None:
+                self._by_size[_size(pair)].add(pair.image if isinstance(pair.image, Path) else i)
+
+    def __contains__(self, pair: PreferencePair) -> bool:
+        same_size = self._by_size.get(_size(pair), set())
+        if pair.image in same_size:
+            return True
+        if not same_size:
+            return False
+        content = hashlib.sha256(_bytes(pair)).digest()
+        return any(self._digest(key) == content for key in same_size)
+
+    def _digest(self, key: Path | int) -> bytes:
+        if key not in self._known:
+            raw = key.read_bytes() if isinstance(key, Path) else _bytes(self._pairs.rows[key])
+            self._known[key] = hashlib.sha256(raw).digest()
+        return self._known[key]
+
+
+def _bytes(pair: PreferencePair) -> bytes:
+    raw = contents(pair)
+    return raw.read_bytes() if isinstance(raw, Path) else raw
+
+
+def _size(pair: PreferencePair) -> int:
+    return pair.image.stat().st_size if isinstance(pair.image, Path) else len(_bytes(pair))
