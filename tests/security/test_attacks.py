@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.config.test_validate import composed, problems
 from tests.unit.test_images import encoded, noise, png_header
@@ -400,20 +403,59 @@ def test_no_address_is_fetched(server, tmp_path, monkeypatch):
         RLHFVPairs(str(folder), max_bad_fraction=1.0)
 
 
-def test_bombs_are_refused_by_their_header():
-    bombs = [png_header(w, h) for w, h in ((10_001, 5_000), (65_535, 65_535), (2**31 - 1, 2**31 - 1))]
+def bombs() -> list[bytes]:
+    """Pictures of kilobytes that would be gigabytes of pixels, most of them by a forged header."""
     gif = bytearray(encoded(noise(), "GIF"))
     gif[6:10] = b"\xff" * 4
     jpeg = bytearray(encoded(noise(), "JPEG"))
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = b"\xff" * 4
-    bombs += [bytes(gif), bytes(jpeg)]
-    for bomb in bombs:
+    sizes = ((10_001, 5_000), (65_535, 65_535), (2**31 - 1, 2**31 - 1))
+    whole = encoded(Image.new("1", (10_000, 10_001)), "PNG")
+    return [*(png_header(w, h) for w, h in sizes), bytes(gif), bytes(jpeg), whole]
+
+
+def test_bombs_are_refused_by_their_header():
+    for bomb in bombs():
         begin = time.process_time()
         with pytest.raises(RowProblem) as caught:
             check_image(bomb)
         assert caught.value.code == "IMAGE_TOO_LARGE"
         assert time.process_time() - begin < 0.1
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from uedpo.data.images import check_image, load_image
+from uedpo.data.rejects import RowProblem
+# not getrusage: its peak is that of the parent until it is passed
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+for look in (check_image, load_image):
+    look(Path(sys.argv[1]))  # what any picture costs: the decoders' own start
+before = peak()
+for name in sys.argv[2:]:
+    for look in (check_image, load_image):
+        try:
+            look(Path(name))
+            sys.exit(f"{name} was taken")
+        except RowProblem:
+            pass
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_bombs_cost_no_memory(tmp_path):
+    comment = PngInfo()
+    comment.add_text("bomb", "0" * 200_000_000, zip=True)
+    hostile = [*bombs(), encoded(noise(), "PNG", pnginfo=comment)]
+    files = [tmp_path / f"{i}.png" for i in range(len(hostile) + 1)]
+    for file, content in zip(files, [encoded(noise(), "PNG"), *hostile], strict=True):
+        file.write_bytes(content)
+    command = [sys.executable, "-c", MEASURE, *map(str, files)]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(grown) < 50_000  # kB, all of them together
 
 
 @pytest.mark.parametrize(
