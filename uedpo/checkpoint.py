@@ -6,13 +6,11 @@ first. So a run killed at any moment leaves either a whole checkpoint or one tha
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import platform
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +19,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 import uedpo
+from uedpo.atomic import replace
 from uedpo.results import code_version, differing, flat
 from uedpo.types import InputError
 
@@ -225,41 +224,6 @@ def versions() -> dict[str, str | None]:
     packages = (uedpo, torch, pytorch_lightning, transformers, peft)
     found: dict[str, str | None] = {p.__name__: str(p.__version__) for p in packages}
     return found | {"python": platform.python_version(), "commit": code_version()}
-
-
-def replace(path: Path, write: Callable[[BinaryIO], Any], before: Callable[[], None] = lambda: None) -> None:
-    """Write a file beside `path`, bring it to the disk, and rename it; `before` runs before the rename.
-
-    Raises:
-        InputError: no room, or no right to write; `path` is as it was.
-    """
-    # beside the target, never in TMPDIR: a rename between file systems is a copy that a kill can halve
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        before()
-        os.replace(beside, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        free = shutil.disk_usage(path.parent).free / 1e6
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); {free:.0f} MB are free there; make room, then "
-            "resume=auto"
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring renames in `folder` to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _Hashing:

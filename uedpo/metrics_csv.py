@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from uedpo.checkpoint import replace
+from uedpo.atomic import replace
 from uedpo.types import InputError
 
 

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from uedpo import redact
+from uedpo.atomic import replace
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import GuardError, InputError, plain_line
 from uedpo.lock import held
@@ -215,10 +216,9 @@ def base_evaluation(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside the target and rename: parallel runs of a sweep never read half a file."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
-    beside.replace(path)
+    """A JSON file that parallel runs of a sweep never see half of."""
+    text = json.dumps(value, indent=1) + "\n"
+    replace(path, lambda file: file.write(text.encode()))
 
 
 def _quiet() -> None:

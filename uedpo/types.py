@@ -84,6 +84,11 @@ class PairBatch:
         """K, responses per pair."""
         return len(self.tokens) // len(self.ids)
 
+    @property
+    def seeing(self) -> Tensor:
+        """bool [2B, T]: response tokens of pairs with an image, which is where corruption can matter."""
+        return self.mask & self.has_image.repeat(self.num_responses)[:, None]
+
     def to(self, device: torch.device | str) -> PairBatch:
         return PairBatch(
             self.ids,

@@ -81,7 +81,7 @@ def crash():
 
 
 def after_bytes(nth, size, action=kill):
-    """Killed when the nth file that `uedpo.checkpoint.replace` writes has so many bytes."""
+    """Killed when the nth file that `uedpo.atomic.replace` writes has so many bytes."""
 
     def plant():
         calls = 0

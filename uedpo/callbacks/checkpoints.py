@@ -13,7 +13,8 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import distributed
 
-from uedpo.checkpoint import checkpoints, remove, sync_folder
+from uedpo.atomic import sync_folder
+from uedpo.checkpoint import checkpoints, remove
 from uedpo.errors import GuardError, InputError
 from uedpo.metrics_csv import MetricsCSV
 from uedpo.types import PositiveInt

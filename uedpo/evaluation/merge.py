@@ -5,10 +5,10 @@ The result is, byte for byte, what one process would have written that gave the 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from uedpo.atomic import replace
 from uedpo.errors import local_path
 from uedpo.evaluation.append_file import ANSWERS, Row, line_of, read, sealed
 from uedpo.evaluation.options import command
@@ -46,9 +46,7 @@ def merge(output: str, shards: list[str]) -> int:
     merged = _interleaved(first, files)
     lines: list[Row] = [sealed({**first, "shard": "0/1"}), *merged]
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    beside.write_bytes(b"".join(line_of(line) for line in lines))
-    beside.replace(target)
+    replace(target, lambda file: file.writelines(line_of(line) for line in lines))
     print(f"{len(merged)}/{first['num']} answers in {target}")
     return 0
 

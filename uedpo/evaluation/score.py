@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import gc
 import json
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import uedpo
+from uedpo.atomic import replace
 from uedpo.errors import ConfigError, InputError, local_path, os_line
 from uedpo.evaluation.official.answers import read_answers
 from uedpo.evaluation.official.benchmarks import BENCHMARKS, SCRIPTS
@@ -160,13 +160,12 @@ def write(report: dict[str, Any], output: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    part = output.with_name(output.name + ".part")
+    text = json.dumps(report, indent=2) + "\n"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, output)
     except OSError as error:
         raise InputError(f"output={output}: cannot be written ({error.strerror})") from None
+    replace(output, lambda file: file.write(text.encode()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from uedpo.atomic import replace
 from uedpo.types import InputError, PairBatch
 
 Compute = Callable[[PairBatch], Iterable[Tensor]]
@@ -94,9 +94,7 @@ class FeatureCache:
             self._told = True
             rank_zero_info(f"{self.folder}: {value.numel() * value.element_size() / 1e6:.2f} MB an image")
         path.parent.mkdir(exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_bytes(save({"features": value.contiguous()}))
-        beside.replace(path)
+        replace(path, lambda file: file.write(save({"features": value.contiguous()})))
 
 
 def _bytes(value: Tensor) -> bytes:

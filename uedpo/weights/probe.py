@@ -144,7 +144,7 @@ class UncertaintyProbe(pl.Callback):
         delta = torch.zeros_like(u)
         if corrupted is not None:
             delta = (clear.target_logits - corrupted.target_logits).detach()
-        seen = batch.mask & batch.has_image.repeat(2)[:, None]
+        seen = batch.seeing
         selected, weights = [], []
         halves = [x.chunk(2) for x in (u, delta, seen)]
         for side, branch in enumerate(("chosen", "rejected")):
@@ -162,7 +162,7 @@ class UncertaintyProbe(pl.Callback):
         return Signals(u, delta, torch.cat(selected), torch.cat(weights))
 
     def _controlled(self, weights: Tensor, batch: PairBatch, step: int) -> Tensor:
-        seen = batch.mask & batch.has_image.repeat(2)[:, None]
+        seen = batch.seeing
         if self.control in ("constant", "mean_one"):
             means = [
                 w[m].mean() if m.any() else w.new_ones(())

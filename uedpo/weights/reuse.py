@@ -23,7 +23,7 @@ class WeightMemory:
 
     def keep(self, batch: PairBatch, weights: Tensor, *, rows: bool) -> None:
         """Remember the branch means of `weights` [2B, T], and with `rows` those of samples not known yet."""
-        seen = batch.mask & batch.has_image.repeat(2)[:, None]
+        seen = batch.seeing
         halves = zip(weights.chunk(2), seen.chunk(2), strict=True)
         self.means = [float(w[m].mean()) if m.any() else 1.0 for w, m in halves]
         if rows:
@@ -46,7 +46,7 @@ class WeightMemory:
 
     def means_of(self, batch: PairBatch) -> Tensor:
         """The last probe's branch means as weights [2B, T]; 1 where masked and in rows without an image."""
-        seen = batch.mask & batch.has_image.repeat(2)[:, None]
+        seen = batch.seeing
         flat = torch.tensor(self.means, device=seen.device).repeat_interleave(len(batch.ids))[:, None]
         return torch.where(seen, flat, 1.0)
 

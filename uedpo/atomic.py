@@ -1,0 +1,47 @@
+"""Files that are there whole or not at all, whenever the process is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from uedpo.errors import InputError
+
+
+def replace(path: Path, write: Callable[[BinaryIO], Any], before: Callable[[], None] = lambda: None) -> None:
+    """Write a file beside `path`, bring it to the disk, and rename it; `before` runs before the rename.
+
+    Raises:
+        InputError: no room, or no right to write; `path` is as it was.
+    """
+    # beside the target, never in TMPDIR: a rename between file systems is a copy that a kill can halve
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        before()
+        os.replace(beside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); {free:.0f} MB are free there; make room, then "
+            "run the same command again"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renames in `folder` to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
