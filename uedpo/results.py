@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo.types import InputError
+from uedpo.errors import InputError
 
 BASE = "base model"
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")

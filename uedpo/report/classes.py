@@ -23,8 +23,10 @@ def class_of(token: Token) -> str:
 
 
 # rows in order; others follow
-ORDER = ("large or medium object", "small object in the background", "object that is not there",
-         "attribute", "attribute, wrong", "position", "place", "function word", "full stop", "end")  # fmt: skip
+ORDER = (
+    "large or medium object", "small object in the background", "object that is not there",
+    "attribute", "attribute, wrong", "position", "place", "function word", "full stop", "end",
+)  # fmt: skip
 
 
 def class_table(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:

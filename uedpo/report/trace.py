@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from PIL import Image
 
 from uedpo.data.collate import PairCollator
+from uedpo.report.pictures import picture_url
 from uedpo.types import PairBatch, PreferencePair, TokenScores
 from uedpo.weights.probe import UncertaintyProbe
 
 # (batch, pixels or None for the batch's own) -> scores
 Score = Callable[..., TokenScores]
 Truth = Callable[[PreferencePair, str], Sequence[Any]]
-MAX_SIDE = 336  # pixels of a stored picture
 
 
 @torch.no_grad()
@@ -50,9 +49,10 @@ def trace_pairs(
         for side, row in (("chosen", i), ("rejected", i + len(pairs))):
             trace[side] = {when: tokens[row] for when, tokens in rows.items()}
             if truth is not None:
+                true = truth(pair, getattr(pair, side))
                 for tokens in trace[side].values():
-                    for token, true in zip(tokens, truth(pair, getattr(pair, side)), strict=True):
-                        token |= {"kind": true.kind, "right": true.right, "size": true.size, "word": true.word}
+                    for token, about in zip(tokens, true, strict=True):
+                        token |= asdict(about)
         traces.append(trace)
     return traces
 
@@ -109,12 +109,3 @@ def _from_pixels(pixels: torch.Tensor, processor: Any) -> Image.Image | None:
     mean, std = (torch.tensor(x)[:, None, None] for x in (images.image_mean, images.image_std))
     array = ((pixels.cpu().float() * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
     return Image.fromarray(array)
-
-
-def picture_url(image: Image.Image, side: int = MAX_SIDE, quality: int = 90) -> str:
-    """A picture of at most `side` pixels a side as a WebP data URL."""
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=quality)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
