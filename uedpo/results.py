@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo.types import InputError
+from uedpo.errors import InputError
 
 BASE = "base model"
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
-_LEFT_OUT = ("name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages")
+_LEFT_OUT = ("name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages", "report_pairs")
 # options that came after rows were stored -> the value that leaves those rows valid
 _NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False, "feature_cache": None}
 

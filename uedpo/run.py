@@ -130,10 +130,11 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     if cfg.get("results"):
         append_row(Path(cfg.results), make_row(trial_config(cfg), *after, time.perf_counter() - begin))
     from uedpo.report.page import write_report
-    from uedpo.report.trace import trace_pairs
+    from uedpo.report.record import records
 
-    shown = [data.val[i] for i in range(min(4, len(data.val)))]
-    write_json(folder / "traces.json", trace_pairs(module, processor, shown, weigher))
+    seconds = time.perf_counter() - begin
+    for name, value in records(cfg, module, processor, data, weigher, seconds).items():
+        write_json(folder / name, value)
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
     return after.metrics if after else None

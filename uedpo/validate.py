@@ -22,7 +22,7 @@ from uedpo.errors import ConfigError as ConfigError
 from uedpo.loss import ON_REQUEST
 from uedpo.rules import cross_rules
 from uedpo.trust import trust_problems
-from uedpo.types import PositiveFloat, PositiveInt, Seed
+from uedpo.types import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 GROUPS = (
     "model",
@@ -48,6 +48,7 @@ TOP: dict[str, Any] = {
     "results": str | None,
     "feature_cache": str | None,
     "allow_packages": list[str],
+    "report_pairs": NonNegativeInt,
 }
 # parameters that `run` supplies, where a target of the group has them
 SUPPLIED = {

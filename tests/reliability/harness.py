@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import uedpo.report.page
-import uedpo.report.trace
+import uedpo.report.record
 import uedpo.run
 from uedpo import preemption
 from uedpo.checkpoint import checkpoints, versions
@@ -157,7 +157,7 @@ def start(arguments, log, fault=None, env=None, report=False) -> Run:
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         os.environ.update(env or {})
         if not report:  # has no part in what is promised
-            uedpo.report.trace.trace_pairs = lambda *a: []
+            uedpo.report.record.records = lambda *a: {}
             uedpo.report.page.write_report = lambda folder: folder
         if fault is not None:
             fault()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uedpo.types import InputError
+from uedpo.errors import InputError
 
 # what no ceiling excuses: it is not known which row is meant, or the set expects downloads
 FATAL = ("DUPLICATE_ID", "IMAGE_URL")

@@ -5,170 +5,247 @@ Model text is data: Jinja escapes everything, and the page's policy forbids scri
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
 import json
-import shlex
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from uedpo.errors import InputError
+from uedpo.report import tables
+from uedpo.report.charts import Line, fan_chart, line_chart, number
+from uedpo.report.heatmap import SIGNALS, WHENS, heat, scales, strongest
+from uedpo.report.pictures import Pictures
+from uedpo.report.tables import SPLITS as SPLITS
+from uedpo.report.tables import TITLES as TITLES
+from uedpo.report.tables import cell as cell
 from uedpo.results import method_name
 
-TITLES = {
-    "chair_i": "CHAIR_i", "chair_s": "CHAIR_s", "coverage": "coverage",
-    "small_coverage": "coverage of small background objects", "attribute_accuracy": "attributes right",
-    "position_accuracy": "positions right", "pope_accuracy": "POPE-like accuracy",
-    "words": "words per caption",
+HERE = Path(__file__).parent
+# panel -> (column of metrics.csv, label) of each curve
+PANELS: dict[str, list[tuple[str, str]]] = {
+    "Loss": [("train/loss", "training"), ("val/loss", "validation")],
+    "Margin": [("train/margin", "training"), ("val/margin", "validation")],
+    "Accuracy": [("train/accuracy", "training"), ("val/accuracy", "validation")],
+    "Log-ratio to the reference (nats)": [
+        ("train/log_ratio_chosen", "chosen"), ("train/log_ratio_rejected", "rejected"),
+    ],
+    "Mean weight λ": [("weights/chosen", "chosen"), ("weights/rejected", "rejected")],
+    "Share of tokens": [
+        ("weights/reweighted", "λ other than 1"), ("weights/zero_uncertainty", "u = 0, of the selected"),
+    ],
+    "CHAIR_i while training": [
+        ("eval/shift/chair_i", "shifted scenes"), ("eval/train/chair_i", "usual scenes"),
+    ],
 }  # fmt: skip
-SPLITS = {
-    "shift": "Scenes that break the training co-occurrences",
-    "train": "Scenes that follow the training co-occurrences",
-}
-PICTURES = ("clear_image", "corrupted_image")
-LOWER_IS_BETTER = ("chair_i", "chair_s")
+FANS = {"uncertainty": "u", "sensitivity": "Δ", "weight": "λ of reweighted tokens"}
+# with more pairs the page carries levels only, or it would not stay small
+NUMBERS_UP_TO = 40
+BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def write_report(folder: Path) -> Path:
-    """Write `folder`/report.html from config.yaml, metrics.json, metrics.csv and traces.json."""
-    cfg = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(cfg, dict)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    traces = json.loads((folder / "traces.json").read_text())
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    page = environment.get_template("page.html.j2").render(
-        name=cfg["name"],
-        method=method_name(cfg),
-        summary=_summary(cfg),
-        table=_table(metrics),
-        split_titles=SPLITS,
-        traces=[trace | {name: _picture(trace.get(name)) for name in PICTURES} for trace in traces],
-        tokens=_tokens,
-        weighed=any("weight" in t for trace in traces for t in trace["chosen"]["before"]),
-        curves=_curves(folder / "metrics.csv"),
-        folder=shlex.quote(str(folder.resolve())),
-        more="".join(
-            f" 'allow_packages=[{name}]'" for name in [",".join(cfg.get("allow_packages") or [])] if name
-        ),
-        config=(folder / "config.yaml").read_text(encoding="utf-8"),
+    """Write `folder`/report.html from the files of the run; what a run did not record is left out.
+
+    Raises:
+        InputError: no config.yaml there, or a file that no run writes.
+    """
+    cfg = _config(folder)
+    text = render(
+        {
+            "title": f"{cfg['name']}: {method_name(cfg)}",
+            "kind": "run",
+            "summary": _from(folder / "environment.json", lambda e: _summary(cfg, e), _summary(cfg, {})),
+            "settings": _checked(folder / "config.yaml", lambda _: tables.settings(cfg)),
+            "results": _from(folder / "metrics.json", tables.evaluation, {}),
+            "curves": _checked(folder / "metrics.csv", lambda p: _curves(_rows(p))),
+            "fans": _checked(folder / "distributions.jsonl", lambda p: _fans(_lines(p))),
+            **_from(folder / "traces.json", token_section, token_section([])),
+            "classes": _from(folder / "classes.json", tables.classes, {}),
+            "class_pairs": _from(folder / "classes.json", lambda c: int(c["pairs"]), 0),
+            "environment": _from(folder / "environment.json", environment_rows, {}),
+            "packages": ",".join(str(p) for p in cfg.get("allow_packages") or []),
+            "config": (folder / "config.yaml").read_text(encoding="utf-8"),
+        }
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    return write_page(path, text)
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write beside `path` and rename, so that a page that is open never is half a page."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8", errors="replace")
+    os.replace(beside, path)
     return path
 
 
-def _summary(cfg: dict[str, Any]) -> str:
-    weights, trainer = cfg["weights"], cfg["trainer"]
-    parts = [f"{cfg['model']['path']} trained for {trainer['max_steps']} steps"]
-    parts.append(
-        f"loss beta {cfg['loss']['beta']}, peak learning rate {cfg['optim']['lr']}, seed {cfg['seed']}"
+def render(context: Mapping[str, Any]) -> str:
+    """The page of a run, or of one pair; `context` has every key that the template names."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    for group in ("weights", "corruption"):
-        options = {k: v for k, v in cfg[group].items() if not k.startswith("_")}
-        if "_target_" in weights and options:
-            parts.append(f"{group}: " + ", ".join(f"{k} {v}" for k, v in options.items()))
-    return "; ".join(parts) + "."
-
-
-def _table(metrics: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    before, after = metrics["before"], metrics["after"]
-    if not before or not after:
-        return {}
-    table: dict[str, list[dict[str, Any]]] = {}
-    for split in before:
-        scenes = before[split]["words"]["denominator"]
-        table[split] = [
-            {"title": title, "scenes": scenes, **_row(name, before[split][name], after[split][name])}
-            for name, title in TITLES.items()
-        ]
-    return table
-
-
-def _row(name: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
-    scale = 1 if name == "words" else 100
-
-    def number(entry: dict[str, Any], key: str = "value") -> str:
-        return "none" if entry[key] is None else f"{scale * entry[key]:.1f}"
-
-    def interval(entry: dict[str, Any]) -> str:
-        return "" if entry["low"] is None else f"[{number(entry, 'low')}, {number(entry, 'high')}]"
-
-    row = {"before": number(before), "after": number(after), "change": "", "verdict": ""}
-    row |= {"before_interval": interval(before), "after_interval": interval(after)}
-    if before["value"] is not None and after["value"] is not None:
-        change = scale * (after["value"] - before["value"])
-        row["change"] = f"{change:+.1f}"
-        # a verdict only where the intervals do not overlap
-        apart = after["high"] < before["low"] or after["low"] > before["high"]
-        if apart and name != "words":
-            row["verdict"] = "good" if (change < 0) == (name in LOWER_IS_BETTER) else "bad"
-    return row
-
-
-def _picture(url: object) -> str:
-    """A picture that is part of the page, never an address to fetch."""
-    return url if isinstance(url, str) and url.startswith("data:image/png;base64,") else ""
-
-
-def cell(value: object) -> str:
-    """Text for a cell of a Markdown table: no HTML, no links, no further columns."""
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    return "".join("\\" + c if c in "|[]`" else c for c in text if c.isprintable())
-
-
-def _tokens(tokens: list[dict[str, Any]], side: str) -> Markup:
-    return Markup("").join(_token(token, side) for token in tokens)
-
-
-def _token(token: dict[str, Any], side: str) -> Markup:
-    tip, style, mark = f"logp {token['logp']:.2f}", "", ""
-    if "u" in token:
-        kind = f"  Type {token['type']}" if token["type"] and side == "chosen" else ""
-        tip += f"\nu {token['u']:.2f}  Delta {token['delta']:.2f}\nlambda {token['weight']:.3f}{kind}"
-        if token["type"]:
-            mark = {"I": "one", "II": "two"}[token["type"]] if side == "chosen" else "rej"
-            colour = "240,130,40" if side == "chosen" else "70,140,220"
-            style = f"background: rgba({colour},{min(1.0, 2 * abs(token['weight'] - 1)):.2f})"
-    return Markup('<span class="t {}" tabindex="0" style="{}" data-tip="{}">{}</span>').format(
-        mark, style, tip, token["text"]
+    return environment.get_template("page.html.j2").render(
+        split_titles=SPLITS, signals=SIGNALS, whens=WHENS, **context
     )
 
 
-def _curves(path: Path) -> str:
-    """The step metrics as an SVG data URL; empty where there are none."""
+def token_section(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page shows of traced pairs: pairs, scale, pictures, and which switches it needs."""
+    plain = [dict(trace) for trace in traces]
+    scale, pictures = scales(plain), Pictures(len(plain))
+    numbers = len(plain) <= NUMBERS_UP_TO
+    pairs = []
+    for trace in plain:
+        sides = {
+            side: {
+                "tokens": heat(trace[side], scale, numbers),
+                "strongest": strongest(trace[side]["before"], side),
+            }
+            for side in ("chosen", "rejected")
+        }
+        says = {when: _marked(said) for when, said in (trace.get("says") or {}).items()}
+        pairs.append(
+            {
+                "id": str(trace["id"]),
+                "prompt": str(trace["prompt"]),
+                "sides": sides,
+                "clear_picture": pictures.add(trace.get("clear_image")),
+                "corrupted_picture": pictures.add(trace.get("corrupted_image")),
+                "says": says,
+            }
+        )
+    return {
+        "pairs": pairs,
+        "scale": scale,
+        "numbers": numbers,
+        "pictures": pictures.all(),
+        "after": any("after" in trace["chosen"] for trace in plain),
+        "judged": any(said["judged"] for pair in pairs for said in pair["says"].values()),
+        "truth": any("kind" in t for trace in plain for t in trace["chosen"]["before"]),
+    }
+
+
+def environment_rows(found: Mapping[str, Any]) -> dict[str, str]:
+    """environment.json as names and values."""
+    return {
+        "finished": f"{found['finished']}, after {found['seconds']} s",
+        "machine": f"{found['platform']}; {found['device']}; {found['devices']} device(s)",
+        "versions": ", ".join(f"{k} {v}" for k, v in found["versions"].items() if k != "commit" and v),
+        "code": str(found["versions"].get("commit") or "not a git checkout"),
+        "data": f"{found['rows']['train']} training and {found['rows']['val']} validation pairs, sha256 "
+        f"{found['data_sha256']}",
+        "model files": f"sha256 {found['model_sha256']}" if found["model_sha256"] else "of a model hub",
+        "setting": f"{found['setting']} (hash of what determines the result)",
+    }
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
     if not path.is_file():
-        return ""
-    import matplotlib
+        raise InputError(f"{folder}: no config.yaml; give the directory of a run")
+    try:
+        cfg = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(cfg, dict)
+        method_name(cfg), cfg["name"], cfg["model"], cfg["trainer"], cfg["optim"], cfg["data"]
+    except (OmegaConfBaseException, YAMLError, AssertionError, OSError, *BROKEN) as error:
+        raise InputError(f"{path}: not the configuration of a run ({_line(error)})") from None
+    return {str(k): v for k, v in cfg.items()}
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    panels = [
-        ("loss", ["train/loss", "val/loss"]),
-        ("margin", ["train/margin", "val/margin"]),
-        ("log-ratio (nats)", ["train/log_ratio_chosen", "train/log_ratio_rejected"]),
-        ("mean weight", ["weights/chosen", "weights/rejected"]),
+def _summary(cfg: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    model, trainer, weights = cfg["model"], cfg["trainer"], cfg["weights"]
+    loss = ", ".join(f"{k} {v}" for k, v in cfg["loss"].items() if not k.startswith("_"))
+    parts = [
+        f"{method_name(cfg)} trained {model['path']} for {trainer['max_steps']} steps "
+        f"({loss}; peak learning rate {cfg['optim']['lr']}; seed {cfg['seed']})."
     ]
-    figure, axes = plt.subplots(1, 4, figsize=(13, 2.9), layout="constrained")
-    for axis, (title, names) in zip(axes, panels, strict=True):
-        for name in names:
-            points = [(int(r["step"]), float(r[name])) for r in rows if r.get(name)]
+    if "alpha" in weights:
+        options = {"signal": "uncertainty", "select": "sensitivity", "control": "none"}
+        named = "; ".join(f"{k} {weights.get(k, default)}" for k, default in options.items())
+        parts.append(
+            f"Token weights of strength alpha {weights['alpha']} on a share tau {weights.get('tau', 0.4)} of the "
+            f"tokens of each answer ({named})."
+        )
+    if environment:
+        parts.append(f"The run took {float(environment['seconds']):.0f} s on {environment['device']}.")
+    return " ".join(parts)
+
+
+def _marked(said: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer in pieces (text, what is wrong with it or "")."""
+    text, wrong = str(said["text"]), said["wrong"]
+    pieces, at = [], 0
+    for start, end, kind in sorted(wrong or []):
+        pieces += [(text[at:start], ""), (text[start:end], f"{kind} that the picture does not show")]
+        at = int(end)
+    return {"pieces": [*pieces, (text[at:], "")], "judged": wrong is not None, "wrong": len(wrong or [])}
+
+
+def _curves(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    panels = []
+    for title, columns in PANELS.items():
+        lines = []
+        for style, (column, label) in enumerate(columns):
+            points = [(float(r["step"]), float(r[column])) for r in rows if r.get(column) and r.get("step")]
             if points:
-                axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 12 else None)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step", fontsize=8)
-        if axis.lines:
-            axis.legend(fontsize=7, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    plt.close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+                lines.append(Line(label, points, style))
+        if lines:
+            ends = [f"{i.label} {number(i.points[0][1])} to {number(i.points[-1][1])}" for i in lines]
+            caption = f"From first to last: {'; '.join(ends)}."
+            svg = line_chart(f"c{len(panels)}", f"{title} over training steps. {caption}", lines)
+            panels.append({"title": title, "svg": svg, "lines": lines, "caption": caption})
+    return panels
+
+
+def _fans(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    panels = []
+    for signal, name in FANS.items():
+        for style, side in enumerate(("chosen", "rejected")):
+            found = [(float(r["step"]), r[signal][side]) for r in rows if r[signal] and r[signal][side]]
+            if not found:
+                continue
+            steps, quantiles = [s for s, _ in found], [[float(q) for q in qs] for _, qs in found]
+            first, last = quantiles[0], quantiles[-1]
+            caption = f"Median {number(first[2])} at first, {number(last[2])} at last."
+            title = f"{name}, {side}"
+            svg = fan_chart(f"f{len(panels)}", f"Quantiles of {title}. {caption}", steps, quantiles, style)
+            panels.append({"title": title, "svg": svg, "lines": [], "caption": caption})
+    return panels
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else []
+
+
+def _lines(path: Path) -> list[Any]:
+    if not path.is_file():
+        return []
+    whole = path.read_text().rpartition("\n")[0]  # a killed run may have left half a line
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _from(path: Path, build: Callable[[Any], Any], missing: Any) -> Any:
+    """What `build` makes of a JSON file; `missing` where there is no such file."""
+    if not path.is_file():
+        return missing
+    return _checked(path, lambda p: build(json.loads(p.read_text(encoding="utf-8"))))
+
+
+def _checked(path: Path, build: Callable[[Path], Any]) -> Any:
+    try:
+        return build(path)
+    except (RecursionError, *BROKEN) as error:
+        raise InputError(f"{path}: not what a run writes ({_line(error)}); bring the file back") from None
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).splitlines()[:1]
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

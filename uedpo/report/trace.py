@@ -2,57 +2,68 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from PIL import Image
 
 from uedpo.data.collate import PairCollator
-from uedpo.types import PairBatch, PreferencePair
+from uedpo.report.pictures import picture_url
+from uedpo.types import PairBatch, PreferencePair, TokenScores
 from uedpo.weights.probe import UncertaintyProbe
+
+# (batch, pixels or None for the batch's own) -> scores
+Score = Callable[..., TokenScores]
+Truth = Callable[[PreferencePair, str], Sequence[Any]]
 
 
 @torch.no_grad()
 def trace_pairs(
-    module: Any, processor: Any, pairs: Sequence[PreferencePair], weigher: Any
+    scores: Mapping[str, Score],
+    processor: Any,
+    pairs: Sequence[PreferencePair],
+    weigher: Any,
+    device: Any = "cpu",
+    truth: Truth | None = None,
 ) -> list[dict[str, Any]]:
-    """One dict per pair: images as data URLs, and each response's tokens before and after training.
+    """One dict per pair: images as data URLs, and each response's tokens by "before" and "after".
 
     Each token has text, logp (nats), u, delta, weight and type ("I": selected with u above the mean
     of the selected, "II": selected otherwise, "": not selected). u, delta and weight are absent
-    where `weigher` is not an `UncertaintyProbe`. The noise is that of step 0.
+    where `weigher` is not an `UncertaintyProbe`. The noise is that of step 0. All pairs are one batch.
+
+    Args:
+        scores: when -> what scores a batch; policies in eval mode.
+        truth: (pair, response) -> a `TokenTruth` per token, which adds kind, right, size and word.
     """
     probe = weigher if isinstance(weigher, UncertaintyProbe) else None
-    batch = PairCollator(processor, 10_000)(pairs).to(module.device)
-    training = module.policy.training
-    module.policy.eval()
+    batch = PairCollator(processor, 10_000)(pairs).to(device)
     corrupted = probe.corrupt(batch, 0) if probe is not None else None
-    after = _tokens(module.score, batch, corrupted, probe, processor)
-    before = _tokens(module.score_reference, batch, corrupted, probe, processor)
-    module.policy.train(training)
+    rows = {when: _tokens(score, batch, corrupted, probe, processor) for when, score in scores.items()}
     traces = []
     for i, pair in enumerate(pairs):
         trace: dict[str, Any] = {"id": pair.id, "prompt": pair.prompt}
-        if pair.image is not None and batch.pixel_values is not None:
-            trace["clear_image"] = _picture(batch.pixel_values[i], processor)
-            if corrupted is not None:
-                trace["corrupted_image"] = _picture(corrupted[i], processor)
+        trace |= _pictures(pair, batch, corrupted, i, processor)
         for side, row in (("chosen", i), ("rejected", i + len(pairs))):
-            trace[side] = {"before": before[row], "after": after[row]}
+            trace[side] = {when: tokens[row] for when, tokens in rows.items()}
+            if truth is not None:
+                true = truth(pair, getattr(pair, side))
+                for tokens in trace[side].values():
+                    for token, about in zip(tokens, true, strict=True):
+                        token |= asdict(about)
         traces.append(trace)
     return traces
 
 
 def _tokens(
-    scorer: Any, batch: PairBatch, corrupted: Any, probe: UncertaintyProbe | None, processor: Any
+    score: Score, batch: PairBatch, corrupted: Any, probe: UncertaintyProbe | None, processor: Any
 ) -> list[list[dict[str, Any]]]:
-    clear = scorer(batch)
+    clear = score(batch)
     signals = None
     if probe is not None and corrupted is not None:
-        signals = probe.signals(batch, clear, scorer(batch, corrupted))
+        signals = probe.signals(batch, clear, score(batch, corrupted))
     rows = []
     for row in range(len(batch.tokens)):
         keep = batch.mask[row]
@@ -75,13 +86,26 @@ def _tokens(
     return rows
 
 
-def _picture(pixels: torch.Tensor, processor: Any) -> str:
-    """Normalised pixels [3, H, W] back to a PNG data URL; other layouts have no picture."""
+def _pictures(
+    pair: PreferencePair, batch: PairBatch, corrupted: Any, i: int, processor: Any
+) -> dict[str, str]:
+    """What the model sees, clear and corrupted; where pixels come in patches, the image as it is."""
+    if pair.image is None or batch.pixel_values is None:
+        return {}
+    clear = _from_pixels(batch.pixel_values[i], processor)
+    if clear is None:
+        return {"clear_image": picture_url(pair.image)}
+    found = {"clear_image": picture_url(clear)}
+    noisy = None if corrupted is None else _from_pixels(corrupted[i], processor)
+    return found if noisy is None else found | {"corrupted_image": picture_url(noisy)}
+
+
+def _from_pixels(pixels: torch.Tensor, processor: Any) -> Image.Image | None:
+    """Normalised pixels [3, H, W], or the first of [crops, 3, H, W], back to a picture."""
+    pixels = pixels[0] if pixels.dim() == 4 else pixels
     if pixels.dim() != 3:
-        return ""
+        return None
     images = processor.image_processor
     mean, std = (torch.tensor(x)[:, None, None] for x in (images.image_mean, images.image_std))
     array = ((pixels.cpu().float() * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Image.fromarray(array)

@@ -32,6 +32,19 @@ class Signals:
     weights: Tensor
 
 
+@dataclass
+class Seen:
+    """The last micro-batch that was weighed: optimiser step, response tokens, and what they got.
+
+    `signals` is None where the weights were remembered. All [2B, T] and detached.
+    """
+
+    step: int
+    mask: Tensor
+    signals: Signals | None
+    weights: Tensor
+
+
 class UncertaintyProbe(pl.Callback):
     """Sets the module's `weigher` to UE-DPO's lambda (arXiv 2605.04874, section 4).
 
@@ -79,6 +92,7 @@ class UncertaintyProbe(pl.Callback):
         self.every_n_steps, self.reuse, self.memory = every_n_steps, reuse, WeightMemory()
         self.corruption = corruption or Diffusion(seed=seed)
         self.module: Any = None
+        self.seen: Seen | None = None
 
     @property
     def needs_probe(self) -> bool:
@@ -104,12 +118,14 @@ class UncertaintyProbe(pl.Callback):
         if batch.pixel_values is None:
             return torch.ones_like(clear.logps)
         step = self.module.global_step
-        made = self.memory.find(batch) if self.reuse else None
+        made, signals = self.memory.find(batch) if self.reuse else None, None
         if made is None and step % self.every_n_steps:
             made = self.memory.means_of(batch)
         if made is None:
-            made = self._fresh(batch, clear, step)
+            signals = self._fresh(batch, clear, step)
+            made = signals.weights
         weights = self._controlled(made, batch, step)
+        self.seen = Seen(step, batch.mask, signals, weights)
         chosen, rejected = (x.bool() for x in batch.mask.chunk(2))
         w_w, w_l = weights.chunk(2)
         self._log({"weights/chosen": w_w[chosen].mean(), "weights/rejected": w_l[rejected].mean()}, batch)
@@ -117,8 +133,8 @@ class UncertaintyProbe(pl.Callback):
         self.module.log("weights/reweighted", reweighted, prog_bar=True, batch_size=len(batch.ids))
         return weights
 
-    def _fresh(self, batch: PairBatch, clear: TokenScores, step: int) -> Tensor:
-        """Weights before any control, from a probe of its own; logs what it found."""
+    def _fresh(self, batch: PairBatch, clear: TokenScores, step: int) -> Signals:
+        """Signals and weights before any control, from a probe of its own; logs what it found."""
         corrupted = None
         if self.needs_probe:
             with torch.no_grad():
@@ -127,7 +143,7 @@ class UncertaintyProbe(pl.Callback):
         if self.reuse or self.every_n_steps > 1:
             self.memory.keep(batch, signals.weights, rows=self.reuse)
         self._log(self._summary(signals, batch), batch)
-        return signals.weights
+        return signals
 
     def _log(self, values: dict[str, Tensor], batch: PairBatch) -> None:
         self.module.log_dict(values, batch_size=len(batch.ids))

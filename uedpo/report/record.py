@@ -1,0 +1,122 @@
+"""What a run leaves for its report at the end: traces.json, classes.json and environment.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.progress import Progress
+
+from uedpo.checkpoint import versions
+from uedpo.data.microworld import MicroWorldPairs
+from uedpo.evaluation.generate import generate, weights_digest
+from uedpo.microworld.tokens import scene_of, token_truth
+from uedpo.microworld.truth import judge, read
+from uedpo.report.classes import class_table
+from uedpo.report.trace import Truth, trace_pairs
+from uedpo.results import key_of, trial_config
+from uedpo.types import PreferencePair
+
+# validation pairs that the table by class of token is made of
+CLASS_PAIRS = 96
+MAX_NEW_TOKENS = 128
+
+
+def records(
+    cfg: DictConfig, module: Any, processor: Any, data: Any, weigher: Any, seconds: float
+) -> dict[str, Any]:
+    """File name -> what it is to hold; the policy is left in the mode it was in.
+
+    Args:
+        data: the data module; pairs are the first of `data.val`, as many as `cfg.report_pairs`.
+        seconds: the run has taken so far.
+    """
+    truth = truth_of(data.val, processor)
+    num = min(len(data.val), max(cfg.report_pairs, CLASS_PAIRS if truth else 0))
+    traces: list[dict[str, Any]] = []
+    with _eval(module), Progress(disable=not cfg.callbacks.get("progress")) as bars:
+        task = bars.add_task("tracing pairs for the report", total=num)
+        for start in range(0, num, data.batch_size):
+            pairs = [data.val[i] for i in range(start, min(start + data.batch_size, num))]
+            scores = {"before": module.score_reference, "after": module.score}
+            made = trace_pairs(scores, processor, pairs, weigher, module.device, truth)
+            shown = slice(0, max(0, cfg.report_pairs - start))
+            _add_captions(made[shown], pairs[shown], module, processor, truth is not None)
+            traces += made
+            bars.advance(task, len(pairs))
+    files = {
+        "traces.json": traces[: cfg.report_pairs],
+        "environment.json": environment(cfg, module, data, seconds),
+    }
+    return files if truth is None else files | {"classes.json": class_table(traces)}
+
+
+def truth_of(pairs: Any, processor: Any) -> Truth | None:
+    """The exact truth of each token, which only the micro-world has."""
+    if not isinstance(pairs, MicroWorldPairs):
+        return None
+    return lambda pair, text: token_truth(text, scene_of(pair), processor.tokenizer)
+
+
+def environment(cfg: DictConfig, module: Any, data: Any, seconds: float) -> dict[str, Any]:
+    """Versions, machine, time, and hashes of data, model and setting; no names of hosts or users."""
+    device = module.device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "versions": versions(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "device": gpu or f"{device.type}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
+        "devices": module.trainer.world_size,
+        "seconds": round(seconds, 1),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "data_sha256": data.fingerprint(),
+        "rows": {"train": len(data.train), "val": len(data.val)},
+        "model_sha256": weights_digest(Path(module.source.location)),
+        "setting": key_of(trial_config(cfg)),
+    }
+
+
+@contextmanager
+def _eval(module: Any) -> Iterator[None]:
+    training = module.policy.training
+    module.policy.eval()
+    try:
+        yield
+    finally:
+        module.policy.train(training)
+
+
+def _add_captions(
+    traces: Sequence[dict[str, Any]],
+    pairs: Sequence[PreferencePair],
+    module: Any,
+    processor: Any,
+    judged: bool,
+) -> None:
+    """Greedy answers of base model and policy to each pair with an image, as trace["says"]."""
+    with_image = [i for i, pair in enumerate(pairs) if pair.image is not None]
+    if not with_image:
+        return
+    images, prompts = [pairs[i].image for i in with_image], [pairs[i].prompt for i in with_image]
+    options = {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": len(images)}
+    with module.reference_model() as reference:
+        before = list(generate(reference, processor, images, prompts, **options))
+    after = list(generate(module.policy, processor, images, prompts, **options))
+    for i, *texts in zip(with_image, before, after, strict=True):
+        says = [said(text, pairs[i] if judged else None) for text in texts]
+        traces[i]["says"] = dict(zip(("before", "after"), says, strict=True))
+
+
+def said(text: str, pair: PreferencePair | None) -> dict[str, Any]:
+    """An answer, and the words [start, end, kind] of it that are not true of a micro-world pair's scene."""
+    if pair is None:
+        return {"text": text, "wrong": None}
+    words = judge(read(text), scene_of(pair)).words
+    return {"text": text, "wrong": [[w.start, w.end, w.kind] for w in words if w.right is False]}
