@@ -54,6 +54,7 @@ class PreferenceModule(pl.LightningModule):
         self.policy: Any = None
         self.reference: Any = None
         self.weigher: Weigher | None = None
+        self.last_logps: tuple[Tensor, Tensor] | None = None
         self.strict_loading = False  # checkpoints hold what is trained, not the frozen base
 
     def configure_model(self) -> None:
@@ -116,6 +117,7 @@ class PreferenceModule(pl.LightningModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         policy = self.score(batch)
         reference = self.score_reference(batch)
+        self.last_logps = policy.logps.detach(), reference.logps
         weights = self.weigher(batch, policy) if self.weigher is not None else None
         more = self.requested(batch, policy, reference)
         out = self.loss(policy.logps, reference.logps, batch.mask, weights, **more)

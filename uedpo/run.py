@@ -57,7 +57,12 @@ def run(cfg: DictConfig) -> float | None:
     validate(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with held(folder) if _rank() == 0 else contextlib.nullcontext():
-        after = stored_metrics(cfg, folder) or train(cfg, folder)
+        after = stored_metrics(cfg, folder)
+        if after is None:
+            from uedpo.tracking import closing  # imports Lightning, which a stored trial does without
+
+            with closing():
+                after = train(cfg, folder)
     return after["shift"]["chair_i"]["value"] if after and "shift" in after else None
 
 
@@ -85,6 +90,8 @@ def stored_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
 def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """Evaluate the base model, fit, evaluate, store, report; returns the metrics after training."""
     import pytorch_lightning as pl
+
+    from uedpo.tracking import log_end, log_start
 
     _quiet()
     begin = time.perf_counter()
@@ -116,6 +123,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         plugins=[io],
         timeout=cfg.timeout,
     )
+    log_start(loggers, trial_config(cfg))
     before = base_evaluation(cfg, evaluation, source, processor, folder) if evaluation else None
     pl.seed_everything(cfg.seed, verbose=False)  # a run must not depend on whether it evaluated the base
     with preemption.deferred():
@@ -133,11 +141,14 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     from uedpo.report.record import records
 
     seconds = time.perf_counter() - begin
-    for name, value in records(cfg, module, processor, data, weigher, seconds).items():
+    found = records(cfg, module, processor, data, weigher, seconds)
+    for name, value in found.items():
         write_json(folder / name, value)
+    metrics = after.metrics if after else None
+    log_end(loggers, before, metrics, found["traces.json"], trainer.global_step)
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
-    return after.metrics if after else None
+    return metrics
 
 
 def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | None]:

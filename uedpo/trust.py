@@ -21,7 +21,7 @@ from uedpo.redact import looks_secret
 # what of this package builds a part of a run: not its entry points, which write files
 OWN = (
     "uedpo.callbacks", "uedpo.data", "uedpo.evaluation.microworld", "uedpo.loss", "uedpo.metrics_csv",
-    "uedpo.model", "uedpo.optim", "uedpo.report.sweep", "uedpo.trainer", "uedpo.weights",
+    "uedpo.model", "uedpo.optim", "uedpo.report.sweep", "uedpo.tracking", "uedpo.trainer", "uedpo.weights",
 )  # fmt: skip
 # of these classes only: their functions load, fetch and run things
 CLASSES = (

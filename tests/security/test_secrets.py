@@ -89,7 +89,7 @@ def go(tmp_path, *arguments, seconds=590):
 
 SMALL = [*TINY, "trainer.max_steps=1", "evaluation.num_shift=4", "evaluation.num_train=0"]
 CARELESS = ["+callbacks.careless._target_=careless.Careless", "allow_packages=[careless]"]
-WANDB = ["+logger.wandb._target_=pytorch_lightning.loggers.WandbLogger", "+logger.wandb.offline=true"]
+WANDB = ["logger=wandb"]
 
 
 def test_a_run_that_crashes_leaves_no_secret(tmp_path):

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from uedpo.checkpoint import replace
+from uedpo.atomic import replace
 from uedpo.types import PositiveInt
 from uedpo.weights.probe import Seen, UncertaintyProbe
 

@@ -1,0 +1,113 @@
+"""Training that degenerates: said once each, in one line, on the screen and as a W&B alert."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from uedpo.tracking import WandbRun
+from uedpo.types import PairBatch, PositiveFloat, PositiveInt
+from uedpo.weights.probe import UncertaintyProbe
+
+# margins that hardly differ say nothing, whatever they go with
+MIN_SPREAD = 0.5
+
+
+class Step(NamedTuple):
+    """What one micro-batch says: chosen log-ratio summed, its tokens, margins and length differences [B]."""
+
+    log_ratio: float
+    tokens: int
+    margins: Tensor
+    lengths: Tensor
+
+
+class Alerts(pl.Callback):
+    """Warns of three ways in which a falling loss means nothing, over the last `window` micro-batches.
+
+    - Collapse: the chosen responses have lost more than `collapse` nats a token against the reference
+      (likelihood displacement); preferring them less slowly than the rejected is all that is learnt.
+    - Length: the margin of a pair follows the difference of its lengths, correlation above `length`.
+    - Equal weights: a probe with alpha > 0 gives every token of its selection the same weight, or
+      selects none, in the whole window; it trains as DPO would, or as a constant.
+
+    Each is said once a run. On more than one device rank 0 looks at its own rows.
+
+    Args:
+        window: micro-batches looked back on; nothing is said before it is full.
+        collapse: nats a token.
+        length: correlation of margin and length difference, chosen minus rejected, in (0, 1).
+    """
+
+    def __init__(
+        self, window: PositiveInt = 20, collapse: PositiveFloat = 0.5, length: PositiveFloat = 0.9
+    ) -> None:
+        self.collapse, self.length = collapse, length
+        self.steps: deque[Step] = deque(maxlen=window)
+        self.spreads: deque[float] = deque(maxlen=window)
+        self.said: set[str] = set()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PairBatch, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.steps.append(measure(batch, *pl_module.last_logps))
+        probe = next((c for c in trainer.callbacks if isinstance(c, UncertaintyProbe)), None)  # type: ignore[attr-defined]
+        if probe is not None and probe.alpha > 0 and probe.control != "constant" and probe.seen is not None:
+            moved = probe.seen.weights[probe.seen.mask & (probe.seen.weights != 1)]
+            self.spreads.append(float(moved.max() - moved.min()) if len(moved) else 0.0)
+        for title, text in self.found().items():
+            self._say(trainer, title, text)
+
+    def found(self) -> dict[str, str]:
+        """Title -> explanation of what the window shows."""
+        alerts: dict[str, str] = {}
+        if len(self.steps) == self.steps.maxlen:
+            fall = -sum(s.log_ratio for s in self.steps) / max(sum(s.tokens for s in self.steps), 1)
+            if fall > self.collapse:
+                alerts["chosen log-probability collapses"] = (
+                    f"chosen responses lost {fall:.2f} nats a token against the reference; lower optim.lr or "
+                    "raise loss.beta, or add an SFT term (+method=dpo_sft)"
+                )
+            margins, lengths = (torch.cat([s[i] for s in self.steps]) for i in (2, 3))
+            follows = correlation(margins, lengths)
+            if follows > self.length and float(margins.std()) > MIN_SPREAD:
+                alerts["the margin follows length"] = (
+                    f"correlation {follows:.2f} with chosen minus rejected length; balance the lengths, or "
+                    "use loss.length_normalised=true"
+                )
+        if len(self.spreads) == self.spreads.maxlen and max(self.spreads) < 1e-6:
+            alerts["all token weights are equal"] = (
+                "the probe tells no token from another; look at signals/ and at corruption.k"
+            )
+        return alerts
+
+    def _say(self, trainer: pl.Trainer, title: str, text: str) -> None:
+        if title in self.said:
+            return
+        self.said.add(title)
+        print(f"WARNING at step {trainer.global_step}: {title}: {text}")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                logger.experiment.alert(title=title, text=text)
+
+
+def measure(batch: PairBatch, policy: Tensor, reference: Tensor) -> Step:
+    """A `Step` of detached log-probs [K B, T], 0 where masked; further negatives are left out."""
+    rows = slice(2 * len(batch.ids))
+    ratios = (policy - reference)[rows].sum(-1).float().cpu()
+    tokens = batch.mask[rows].sum(-1).cpu()
+    (chosen, rejected), (long, short) = ratios.chunk(2), tokens.chunk(2)
+    return Step(float(chosen.sum()), int(long.sum()), chosen - rejected, (long - short).float())
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's, 0 where one of them does not vary."""
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(x.norm() * y.norm())
+    return float(x @ y) / scale if scale else 0.0

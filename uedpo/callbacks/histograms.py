@@ -1,0 +1,63 @@
+"""Histograms of u, Delta and lambda in W&B and TensorBoard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from uedpo.tracking import STEP, WandbRun
+from uedpo.types import PositiveInt
+from uedpo.weights.probe import Seen, UncertaintyProbe
+
+SIDES = ("chosen", "rejected")
+
+
+class Histograms(pl.Callback):
+    """Logs signals/{u,delta}_{chosen,rejected} and weights/lambda_{chosen,rejected} as histograms.
+
+    They are over the response tokens of the last micro-batch of every n-th optimiser step, on rank 0.
+    Without a logger that takes histograms, or without an `UncertaintyProbe`, nothing is done.
+
+    Args:
+        every_n_steps: optimiser steps from one histogram to the next.
+    """
+
+    def __init__(self, every_n_steps: PositiveInt = 10) -> None:
+        self.every, self.last = every_n_steps, -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loggers = [x for x in trainer.loggers if isinstance(x, WandbRun | TensorBoardLogger)]
+        probe = next((c for c in trainer.callbacks if isinstance(c, UncertaintyProbe)), None)  # type: ignore[attr-defined]
+        seen = probe.seen if probe is not None and loggers and trainer.is_global_zero else None
+        if seen is None or seen.step == self.last or seen.step % self.every:
+            return
+        self.last = seen.step
+        values = histogram_values(seen)
+        for logger in loggers:
+            if isinstance(logger, WandbRun):
+                import wandb
+
+                made = {name: wandb.Histogram(v.cpu().numpy()) for name, v in values.items()}
+                logger.experiment.log({**made, STEP: seen.step})
+            else:
+                for name, v in values.items():
+                    logger.experiment.add_histogram(name, v, seen.step)
+
+
+def histogram_values(seen: Seen) -> dict[str, Tensor]:
+    """Name -> values of the response tokens of one side."""
+    found = {"weights/lambda": seen.weights}
+    if seen.signals is not None:
+        found |= {"signals/u": seen.signals.uncertainty, "signals/delta": seen.signals.sensitivity}
+    masks = seen.mask.chunk(2)
+    return {
+        f"{name}_{side}": half[mask].float()
+        for name, value in found.items()
+        for side, half, mask in zip(SIDES, value.chunk(2), masks, strict=True)
+        if mask.any()
+    }
