@@ -30,7 +30,7 @@ class Chromium:
         TimeoutError: the browser does not answer.
     """
 
-    def __init__(self, path: str, timeout: float = 120) -> None:
+    def __init__(self, path: str, timeout: float = 60) -> None:
         self.timeout, self.count, self.buffer = timeout, 0, b""
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -41,9 +41,9 @@ class Chromium:
         for fd in pipes:
             os.close(fd)
         command = [
-            path, "--headless", "--remote-debugging-pipe", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-            "--disable-dev-shm-usage", "--disable-background-networking", "--force-color-profile=srgb",
-            f"--user-data-dir={self.profile.name}", "about:blank",
+            path, "--headless", "--remote-debugging-pipe", "--disable-gpu", "--hide-scrollbars",
+            "--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking",
+            "--force-color-profile=srgb", f"--user-data-dir={self.profile.name}", "about:blank",
             *(["--no-sandbox"] if os.geteuid() == 0 else []),
         ]  # fmt: skip
         script = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from uedpo.report.pictures import picture_url
 from uedpo.report.record import said
 
 PAYLOADS = (
-    "<script>window.pwned=1</script>", "<img src=x onerror=window.pwned=1>", "\"><svg onload=window.pwned=1>",
-    "' onmouseover='window.pwned=1", "</style><script>window.pwned=1</script>", "</title><script>pwned=1</script>",
+    "<script>window.pwned=1</script>", "<img src=x onerror=window.pwned=1>",
+    "\"><svg onload=window.pwned=1>", "' onmouseover='window.pwned=1",
+    "</style><script>window.pwned=1</script>", "</title><script>pwned=1</script>",
     "<iframe srcdoc='<script>parent.pwned=1</script>'>", "<a href=javascript:window.pwned=1>x</a>",
-    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>", "<link rel=stylesheet href=//127.0.0.1:9/x>",
-    "<base href=http://127.0.0.1:9/>", "<form action=http://127.0.0.1:9/><button>x</button></form>",
+    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
+    "<link rel=stylesheet href=//127.0.0.1:9/x>", "<base href=http://127.0.0.1:9/>",
+    "<form action=http://127.0.0.1:9/><button>x</button></form>",
     "<object data=data:text/html,x></object>", "<math><mtext></p><style><img src=x onerror=pwned=1>",
-    "{{ 7 * 7 }}", "{% for x in y %}", "<!--", "]]><script>pwned=1</script>", "\x1b[31m", "&#60;script&#62;pwned=1",
+    "{{ 7 * 7 }}", "{% for x in y %}", "<!--", "]]><script>pwned=1</script>", "\x1b[31m",
+    "&#60;script&#62;pwned=1",
 )  # fmt: skip
 WRAPS = ("{}", " {} ", "cat.jpg{}", "{}</p></div></section>", "\"{}", "'{}'", "`{}`", "</i>{}", "--> {}",
          "\u202e{}\u0000")  # fmt: skip
@@ -35,9 +39,14 @@ def token(text: str, i: int, **more: object) -> dict[str, object]:
     return {"text": text, "logp": -i / 9, "u": u, "delta": delta, "weight": weight, "type": kind, **more}
 
 
+@functools.cache
+def shipped() -> MicroWorldPairs:
+    return MicroWorldPairs("val")
+
+
 def trace(index: int) -> dict[str, object]:
     """Of a shipped pair, with made-up signals and drawn pictures."""
-    pair = MicroWorldPairs("val")[index % 400]
+    pair = shipped()[index % 400]
     clear = render(make_scene("shift", index))
     noise = np.random.default_rng(index).normal(0, 60, (96, 96, 3))
     noisy = Image.fromarray((np.asarray(clear) + noise).clip(0, 255).astype(np.uint8))

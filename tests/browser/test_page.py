@@ -14,8 +14,8 @@ VIOLATIONS = """axe.run(document, {resultTypes: ["violations"]}).then(r => r.vio
   .map(v => v.id + ": " + v.nodes.slice(0, 3).map(n => n.html.slice(0, 160)).join(" | ")))"""
 ACTIVE = """(root => [...root.querySelectorAll("*")].filter(e =>
     ["script", "iframe", "object", "embed", "form", "base", "link", "frame", "applet"].includes(e.localName)
-    || (e.localName == "meta" && !["Content-Security-Policy", "", null].includes(e.getAttribute("http-equiv")))
-    || [...e.attributes].some(a => a.name.startsWith("on") || /^\\s*(javascript|https?|vbscript):/i.test(a.value)
+    || (e.localName == "meta" && ![null, "Content-Security-Policy"].includes(e.getAttribute("http-equiv")))
+    || [...e.attributes].some(a => a.name.startsWith("on")
       || (["href", "src", "xlink:href", "action", "srcdoc"].includes(a.name)
           && !/^(#|data:image\\/webp;base64,)/.test(a.value)))).map(e => e.outerHTML.slice(0, 200)))"""
 STYLE = "getComputedStyle(document.querySelector('{}'), {}).{}"
@@ -23,7 +23,7 @@ STYLE = "getComputedStyle(document.querySelector('{}'), {}).{}"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return whole_run(tmp_path_factory.mktemp("browser") / "run", 4)
+    return whole_run(tmp_path_factory.mktemp("browser") / "run", 2)
 
 
 @pytest.fixture
@@ -105,16 +105,17 @@ def test_configuration_opens_by_keyboard(page):
     assert page.run("document.querySelector('details').open")
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1200, 360])
-def test_axe_finds_nothing_serious(page, axe, dark, width):
+@pytest.mark.parametrize(
+    ("width", "dark", "signal"),
+    [(1200, False, "weight"), (1200, True, "u"), (360, False, "delta"), (360, True, "weight")],
+)
+def test_axe_finds_nothing_serious(page, axe, width, dark, signal):
     page.size(width, 900)
     page.media(dark=dark)
     page.run("document.querySelector('details').open = true")
+    page.run(f"document.querySelector('#s-{signal}').click()")
     page.run(axe)
-    for signal in ("u", "delta", "weight"):
-        page.run(f"document.querySelector('#s-{signal}').click()")
-        assert page.run(VIOLATIONS) == []
+    assert page.run(VIOLATIONS) == []
 
 
 def test_axe_would_find_something(page, axe):
@@ -157,8 +158,8 @@ def test_hostile_texts_stay_texts(browser, tmp_path):
     assert browser.run(f"{ACTIVE}(document)") == []
     assert browser.run("window.pwned === undefined")
     shown = browser.run("[...document.querySelectorAll('.pair h3 small')].map(e => e.textContent)")
-    assert len(shown) == 201
-    assert sum(text.replace("\0", "\ufffd") == said for text, said in zip(HOSTILE, shown, strict=False)) > 180
+    # HTML has no NUL
+    assert shown[:-1] == [text.replace("\0", "") for text in HOSTILE]
 
 
 def test_hostile_names_stay_texts(browser, folder, tmp_path):

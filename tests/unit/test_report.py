@@ -12,7 +12,10 @@ HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg
            "\x1b[31m"]  # fmt: skip
 
 
-PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mPkFNFggAEmBiSAmwMADl8ATQi7se0AAAAASUVORK5CYII="
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mPkFNFggAEm"
+    "BiSAmwMADl8ATQi7se0AAAAASUVORK5CYII="
+)
 
 
 class Nodes(HTMLParser):
