@@ -73,7 +73,7 @@ def heat(whens: dict[str, Sequence[Token]], scale: dict[str, Scale] | None, numb
         whens: "before" and perhaps "after" -> the same tokens.
         numbers: carry the values themselves, for the switch that shows them and for the pointer.
     """
-    parts = []
+    parts: list[Markup] = []
     for states in zip(*whens.values(), strict=True):
         named = dict(zip(whens, states, strict=True))
         classes, values = [], Markup("")
@@ -92,9 +92,8 @@ def heat(whens: dict[str, Sequence[Token]], scale: dict[str, Scale] | None, numb
         kinds = Markup(' class="{}"').format(" ".join(classes)) if classes else ""
         text = str(states[0]["text"])
         bare = text.lstrip(" ")  # the colour begins with the word
-        parts.append(
-            Markup("{}<i{}{}{}>{}</i>").format(text[: len(text) - len(bare)], kinds, values, tip, bare)
-        )
+        space = text[: len(text) - len(bare)] if parts else ""
+        parts.append(Markup("{}<i{}{}{}>{}</i>").format(space, kinds, values, tip, bare))
     return Markup("").join(parts)
 
 
