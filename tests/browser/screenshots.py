@@ -1,4 +1,4 @@
-"""Pictures for docs/images: `python -m tests.browser.screenshots RUN_DIR EXPLAIN.html` (`make screenshots`)."""
+"""Pictures for docs/images, see `make screenshots`: RUN_DIR EXPLAIN.html."""
 
 from __future__ import annotations
 

@@ -186,16 +186,19 @@ def test_page_of_500_pairs_is_small_and_quick(browser, tmp_path):
     path = write_report(whole_run(tmp_path / "run", 500))
     assert path.stat().st_size < 5_000_000
     browser.size(1200, 900)
+    browser.send("Performance.enable", timeDomain="threadTicks")
     seconds = []
-    for _ in range(3):  # other work on the machine is not the page's
-        loading = browser.open(path)
-        switching = browser.run("""new Promise(done => {
+    for _ in range(3):
+        browser.open(path)
+        browser.run("""new Promise(done => {
             const begin = performance.now();
             document.querySelector("#s-u").click();
             document.body.offsetHeight;
             requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - begin)));
         })""")
-        seconds.append(loading + switching / 1000)
-    print(f"{path.stat().st_size} bytes, {min(seconds):.2f} s until the first switch is drawn")
+        found = browser.send("Performance.getMetrics")["metrics"]
+        seconds.append(next(m["value"] for m in found if m["name"] == "TaskDuration"))
+    # of the page's thread, because other work on the machine is not the page's
+    print(f"{path.stat().st_size} bytes, {min(seconds):.2f} s of work until the first switch is drawn")
     assert min(seconds) < 2
     assert browser.errors == []

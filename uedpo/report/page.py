@@ -126,7 +126,7 @@ def token_section(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "pairs": pairs,
         "scale": scale,
         "numbers": numbers,
-        "pictures": pictures.all(),
+        "shared": pictures.shared(),
         "after": any("after" in trace["chosen"] for trace in plain),
         "judged": any(said["judged"] for pair in pairs for said in pair["says"].values()),
         "truth": any("kind" in t for trace in plain for t in trace["chosen"]["before"]),
