@@ -39,7 +39,7 @@ build/screenshots/report.html:
 
 screenshots: setup build/screenshots/report.html  ## make docs/images anew (minutes; needs chromium)
 	$(BIN)/python -m uedpo.report build/screenshots
-	$(BIN)/python -m uedpo.explain output=build/screenshots/explain.html > /dev/null
+	$(BIN)/python -m uedpo.explain adapter=build/screenshots/adapter output=build/screenshots/explain.html > /dev/null
 	$(BIN)/python -m tests.browser.screenshots build/screenshots build/screenshots/explain.html
 
 reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, cost (about half an hour)
