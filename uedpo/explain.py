@@ -151,17 +151,15 @@ def own_pair(own: dict[str, str], processor: Any) -> Any:
         raise InputError(
             f"image={own['image'][:200]}: is an address; nothing is fetched, store the file first"
         )
+    if not path.exists():
+        raise InputError(f"image={str(path)[:200]!r}: no such file; give the path of a picture")
     try:
-        if not path.exists():
-            raise InputError(f"image={path}: no such file; give the path of a picture")
         fields = check_row({key: own[key] for key in PAIR})
         image = load_image(path.resolve())
         pair = PreferencePair(path.name, image, fields.prompt, fields.chosen, fields.rejected)
         TextRules(processor, 10_000, False, Ledger("command line"))(pair)
     except RowProblem as problem:
         raise InputError(str(problem)) from None
-    except ValueError as error:  # a NUL in the path
-        raise InputError(f"image={own['image'][:200]!r}: {error}") from None
     return pair
 
 

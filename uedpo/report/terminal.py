@@ -34,8 +34,8 @@ def show(trace: dict[str, Any], when: str, name: str, console: Console | None = 
             console.print(Text(table(side, tokens)), soft_wrap=True)
             continue
         for signal, (_, _, _, symbol) in SIGNALS.items():
-            line = Text(f"{side:9}{symbol} ", style="dim") + coloured(tokens, signal, scale[signal])
-            console.print(line)
+            label = (f"{side:9}{symbol} ", "dim")
+            console.print(Text.assemble(label, coloured(tokens, signal, scale[signal])))
         console.print()
     if not plain and scale is not None:
         console.print(_legend(scale["weight"]))
@@ -74,7 +74,7 @@ def _style(level: int) -> Style:
 
 
 def _legend(scale: Scale) -> Text:
-    text = Text("lambda   ", style="dim")
+    text = Text("λ: ")
     for row in scale.legend():
         n = row["index"]
         text.append(f" {row['text']} ", _style(n if n < 5 else 4 - n))
