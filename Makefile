@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test reliability test-all coverage check format audit demo-files lock clean
+.PHONY: help setup demo test axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -22,6 +22,28 @@ demo: setup  ## train UE-DPO on the micro-world and write the report (minutes, C
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
+
+AXE_VERSION := 4.14.1
+AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
+AXE := build/axe/package/axe.min.js
+
+axe: $(AXE)  ## fetch axe-core, which the browser tests need, with npm
+
+$(AXE):
+	mkdir -p build/axe
+	cd build/axe && npm pack --silent axe-core@$(AXE_VERSION) && tar xzf axe-core-$(AXE_VERSION).tgz
+	echo "$(AXE_SHA256)  $@" | sha256sum --check --quiet || { rm -rf build/axe; exit 1; }
+
+browser: setup axe  ## open the report in headless Chromium (needs chromium on PATH, and npm)
+	UEDPO_BROWSER=required $(BIN)/python -m pytest tests/browser
+
+build/screenshots/report.html:
+	$(BIN)/python -m uedpo.run hydra.run.dir=build/screenshots
+
+screenshots: setup build/screenshots/report.html  ## make docs/images anew (minutes; needs chromium)
+	$(BIN)/python -m uedpo.report build/screenshots
+	$(BIN)/python -m uedpo.explain adapter=build/screenshots/adapter output=build/screenshots/explain.html > /dev/null
+	$(BIN)/python -m tests.browser.screenshots build/screenshots build/screenshots/explain.html
 
 reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, cost (about half an hour)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/reliability

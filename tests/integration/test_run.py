@@ -46,10 +46,17 @@ def test_run_directory_is_complete(folder):
     assert (folder / "checkpoints/best.ckpt").is_file()
     traces = json.loads((folder / "traces.json").read_text())
     token = traces[0]["chosen"]["before"][0]
-    assert {"text", "logp", "u", "delta", "weight", "type"} == set(token)
+    signals = {"text", "logp", "u", "delta", "weight", "type"}
+    assert signals | {"kind", "right", "size", "word"} == set(token)
+    assert set(traces[0]["says"]) == {"before", "after"}
+    assert json.loads((folder / "classes.json").read_text())["pairs"] == 4
+    assert json.loads((folder / "environment.json").read_text())["rows"]["val"] == 4
+    lines = (folder / "distributions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0]
     page = (folder / "report.html").read_text()
-    assert traces[0]["clear_image"] in page
-    assert traces[0]["corrupted_image"] in page
+    assert page.count('src="data:image/webp;base64,') == 8
+    for part in ("Results", "Training", "Weights over training", "Tokens", "Classes of tokens", "Setting"):
+        assert f">{part}</h2>" in page
 
 
 def test_adapter_loads_without_this_package(folder):

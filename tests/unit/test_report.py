@@ -12,6 +12,12 @@ HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg
            "\x1b[31m"]  # fmt: skip
 
 
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mPkFNFggAEm"
+    "BiSAmwMADl8ATQi7se0AAAAASUVORK5CYII="
+)
+
+
 class Nodes(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -43,9 +49,9 @@ def run_folder(path, text="A red cow.", name="n", alpha=0.3, seed=0, hallucinate
     metrics = {"shift": ratio_metrics(rows)}
     (path / "metrics.json").write_text(json.dumps({"before": metrics, "after": metrics}))
     token = {"text": text, "logp": -1.0, "u": 2.0, "delta": 0.1, "weight": 1.2, "type": "I"}
-    sides = {s: {"before": [token, token | {"type": ""}], "after": [{"text": text, "logp": -1.0}]}
+    sides = {s: {"before": [token, token | {"type": ""}], "after": [{"text": text, "logp": -1.0}] * 2}
              for s in ("chosen", "rejected")}  # fmt: skip
-    traces = [{"id": text, "prompt": text, "clear_image": "data:image/png;base64,AA==", **sides}]
+    traces = [{"id": text, "prompt": text, "clear_image": PNG, **sides}]
     (path / "traces.json").write_text(json.dumps(traces))
     (path / "metrics.csv").write_text("step,train/loss,val/loss\n0,1.0,\n1,0.5,0.7\n")
     (path / "config.yaml").write_text(CONFIG.format(name=json.dumps(name), alpha=alpha, seed=seed))
@@ -64,13 +70,13 @@ def test_report_holds_no_active_content_from_text(tmp_path, text):
     assert not [name for name, _ in nodes.attributes if name.startswith("on")]
     sources = [value for name, value in nodes.attributes if name in ("src", "href")]
     assert sources
-    assert [value for value in sources if not value.startswith("data:image/")] == []
+    assert [value for value in sources if not value.startswith(("data:image/webp;base64,", "#"))] == []
     assert "default-src 'none'" in page
 
 
 def test_report_shows_tokens_signals_and_changes(tmp_path):
     page = write_report(run_folder(tmp_path / "run")).read_text()
-    for part in ("lambda 1.200", "Type I", "CHAIR_i", "12.5", "UE-DPO", "alpha 0.3"):
+    for part in ("λ 1.200", "Type I", "CHAIR_i", "12.5", "UE-DPO", "alpha 0.3"):
         assert part in page
 
 

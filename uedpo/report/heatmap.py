@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 Token = dict[str, Any]
 STEPS = 4  # levels on each side of the neutral one
@@ -67,13 +67,13 @@ def scales(traces: Iterable[dict[str, Any]]) -> dict[str, Scale] | None:
 
 
 def heat(whens: dict[str, Sequence[Token]], scale: dict[str, Scale] | None, numbers: bool) -> Markup:
-    """The tokens of one response, a <i> each, with the levels of all signals before and after training.
+    """The tokens of one response, with the levels of all signals before and after training in a <i> each.
 
     Args:
         whens: "before" and perhaps "after" -> the same tokens.
         numbers: carry the values themselves, for the switch that shows them and for the pointer.
     """
-    parts = []
+    parts: list[Markup] = []
     for states in zip(*whens.values(), strict=True):
         named = dict(zip(whens, states, strict=True))
         classes, values = [], Markup("")
@@ -88,13 +88,15 @@ def heat(whens: dict[str, Sequence[Token]], scale: dict[str, Scale] | None, numb
                     values += Markup(' data-{}="{}"').format(f"{name[0]}{when[0]}", f"{value:.2f}")
         if states[0].get("word") and states[0].get("right") is False:
             classes.append("x")
+        if not numbers and not classes:
+            parts.append(escape(states[0]["text"]))
+            continue
         tip = Markup(' title="{}"').format(_tip(named)) if numbers else ""
         kinds = Markup(' class="{}"').format(" ".join(classes)) if classes else ""
         text = str(states[0]["text"])
         bare = text.lstrip(" ")  # the colour begins with the word
-        parts.append(
-            Markup("{}<i{}{}{}>{}</i>").format(text[: len(text) - len(bare)], kinds, values, tip, bare)
-        )
+        space = text[: len(text) - len(bare)] if parts else ""
+        parts.append(Markup("{}<i{}{}{}>{}</i>").format(space, kinds, values, tip, bare))
     return Markup("").join(parts)
 
 

@@ -126,7 +126,7 @@ def token_section(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "pairs": pairs,
         "scale": scale,
         "numbers": numbers,
-        "pictures": pictures.all(),
+        "shared": pictures.shared(),
         "after": any("after" in trace["chosen"] for trace in plain),
         "judged": any(said["judged"] for pair in pairs for said in pair["says"].values()),
         "truth": any("kind" in t for trace in plain for t in trace["chosen"]["before"]),
@@ -154,7 +154,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         cfg = OmegaConf.to_container(OmegaConf.load(path))
         assert isinstance(cfg, dict)
-        method_name(cfg), cfg["name"], cfg["model"], cfg["trainer"], cfg["optim"], cfg["data"]
+        method_name(cfg), cfg["name"], cfg["model"], cfg["trainer"], cfg["optim"]
     except (OmegaConfBaseException, YAMLError, AssertionError, OSError, *BROKEN) as error:
         raise InputError(f"{path}: not the configuration of a run ({_line(error)})") from None
     return {str(k): v for k, v in cfg.items()}
@@ -171,8 +171,8 @@ def _summary(cfg: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
         options = {"signal": "uncertainty", "select": "sensitivity", "control": "none"}
         named = "; ".join(f"{k} {weights.get(k, default)}" for k, default in options.items())
         parts.append(
-            f"Token weights of strength alpha {weights['alpha']} on a share tau {weights.get('tau', 0.4)} of the "
-            f"tokens of each answer ({named})."
+            f"Token weights of strength alpha {weights['alpha']} on a share tau {weights.get('tau', 0.4)} of "
+            f"the tokens of each answer ({named})."
         )
     if environment:
         parts.append(f"The run took {float(environment['seconds']):.0f} s on {environment['device']}.")

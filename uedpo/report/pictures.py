@@ -1,4 +1,4 @@
-"""Pictures of the page: decoded from data URLs, made small enough, and each there once."""
+"""Pictures of the page: decoded from data URLs, made small enough, and each embedded once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import io
+from collections import Counter
 from typing import NamedTuple
 
 from PIL import Image
@@ -16,11 +17,11 @@ from uedpo.data.rejects import RowProblem
 MAX_SIDE = 336  # pixels of a stored picture
 PREFIXES = ("data:image/png;base64,", "data:image/webp;base64,")
 # pairs on a page -> longest side in pixels and WebP quality of a picture
-SIZES = ((24, 336, 85), (120, 160, 70), (10**9, 96, 45))
+SIZES = ((24, 336, 85), (120, 160, 70), (10**9, 80, 40))
 
 
 class Picture(NamedTuple):
-    """An image of the page's definitions, which any number of places may show."""
+    """An image; where several places show it, they refer to it by its name."""
 
     name: str
     url: str
@@ -34,19 +35,22 @@ class Pictures:
     def __init__(self, num_pairs: int) -> None:
         self.side, self.quality = next((s, q) for most, s, q in SIZES if num_pairs <= most)
         self._known: dict[str, Picture | None] = {}
+        self._uses: Counter[str] = Counter()
 
     def add(self, url: object) -> Picture | None:
         """The picture of a data URL, encoded anew; None for what is not one: nothing is fetched."""
         if not isinstance(url, str) or not url.startswith(PREFIXES):
             return None
         key = hashlib.sha256(url.encode(errors="replace")).hexdigest()
+        self._uses[key] += 1
         if key not in self._known:
             image = _decoded(url.partition(",")[2])
             self._known[key] = None if image is None else self._small(image)
         return self._known[key]
 
-    def all(self) -> list[Picture]:
-        return [picture for picture in self._known.values() if picture is not None]
+    def shared(self) -> dict[str, Picture]:
+        """Those that several places show, by name."""
+        return {p.name: p for key, p in self._known.items() if p is not None and self._uses[key] > 1}
 
     def _small(self, image: Image.Image) -> Picture:
         url = picture_url(image, self.side, self.quality)

@@ -62,11 +62,12 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, str]:
     """What was run, in pairs of name and value."""
     model, trainer = cfg["model"], cfg["trainer"]
     lora = model.get("lora")
-    batch = cfg["data"].get("batch_size", 1) * trainer.get("devices", 1)
+    data = cfg.get("data") or {}
+    batch = data.get("batch_size", 1) * trainer.get("devices", 1)
     batch *= trainer.get("accumulate_grad_batches", 1)
     rows = {
         "model": f"{model['path']}, " + (f"LoRA rank {lora['r']}" if lora else "whole language model"),
-        "data": _named(cfg["data"].get("train") or {}),
+        "data": _named(data.get("train") or {}),
         "training": f"{trainer['max_steps']} steps of {batch} pairs, seed {cfg['seed']}",
         "loss": _named(cfg["loss"]),
         "optimiser": _named(cfg["optim"]),
