@@ -24,9 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from uedpo.types import InputError
 
 BASE = "base model"
+OWN_ROWS = "results.jsonl"  # in the directory of a run: its own row
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
-_LEFT_OUT = ("name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages")
+_LEFT_OUT = (
+    "name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages", "metric", "mode",
+)  # fmt: skip
 # options that came after rows were stored -> the value that leaves those rows valid
 _NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False, "feature_cache": None}
 
@@ -143,6 +146,13 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
             raise OSError(f"{path}: no room for a whole row; remove its last line")
     finally:
         os.close(file)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a file of results by one with `rows`."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    beside.replace(path)
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
