@@ -33,14 +33,16 @@ def write_plots(
 
 def panels(metric: Metric, names: Sequence[str]) -> list[str]:
     """The metric, then what a gain in it may cost; at most three."""
-    told = [n for n in names if n.rsplit("/", 1)[-1] in ("small_coverage", "attribute_accuracy", "val/margin")]
+    told = [
+        n for n in names if n.rsplit("/", 1)[-1] in ("small_coverage", "attribute_accuracy", "val/margin")
+    ]
     return list(dict.fromkeys([metric.name, *told, *names]))[:3]
 
 
 def curve(
     groups: Settings, by: Sequence[str], names: Sequence[str], base: Mapping[str, float], path: Path
 ) -> None:
-    """Mean and interval over one parameter, one line a value of the other; horizontal: the untrained model."""
+    """Mean and interval over one parameter, one line a value of the other; horizontal: untrained."""
     plt = _pyplot()
     x, other = _axes(groups, by)
     figure, axes = plt.subplots(
@@ -103,7 +105,9 @@ def parallel(groups: Settings, by: Sequence[str], metric: Metric, path: Path) ->
         axis.annotate(text, (len(by), y), xytext=(5, 0), textcoords="offset points", fontsize=8)
     for i in range(len(by) + 1):
         axis.axvline(i, color="0.7", lw=0.8, zorder=0)
-    axis.set_xticks(range(len(by) + 1), [*by, title(metric.name) + " (%)" * per_cent(metric.name)], fontsize=9)
+    axis.set_xticks(
+        range(len(by) + 1), [*by, title(metric.name) + " (%)" * per_cent(metric.name)], fontsize=9
+    )
     axis.set_yticks([])
     axis.set_xlim(-0.5, len(by) + 0.4)
     for side in ("left", "right", "top", "bottom"):

@@ -1,4 +1,4 @@
-"""Runs as a table: which parameters they differ in, what each setting scores over its seeds, which is best."""
+"""Runs as a table: the parameters they differ in, what each setting scores over its seeds, the best."""
 
 from __future__ import annotations
 

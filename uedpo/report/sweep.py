@@ -18,7 +18,7 @@ from uedpo.report.page import cell
 from uedpo.report.runs import Run, choose_metric, read_run
 from uedpo.report.summary import base_of, best_text, columns, parameters, settings, table
 from uedpo.sweep.journal import Sweep, Trial, read, shown, write
-from uedpo.sweep.plan import jobs, swept_keys, trial_count
+from uedpo.sweep.plan import jobs, launch_problems, swept_keys, trial_count
 from uedpo.sweep.trial import LOG
 
 EXIT_FAILED = 4
@@ -44,6 +44,10 @@ class SweepSummary(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if int(os.environ.get("RANK", "0")):
             return
+        problems = launch_problems(config, config.hydra)
+        if problems:
+            print("\n".join(problems), file=sys.stderr)
+            sys.exit(2)
         folder = Path(config.hydra.sweep.dir)
         try:
             _locks.enter_context(held(folder))
@@ -115,9 +119,7 @@ def trial_runs(folder: Path, sweep: Sweep) -> list[Run]:
     Raises:
         InputError: one that cannot be read.
     """
-    runs = [
-        read_run(folder / t.folder, t.overrides) for t in sweep.trials.values() if t.state == "finished"
-    ]
+    runs = [read_run(folder / t.folder, t.overrides) for t in sweep.trials.values() if t.state == "finished"]
     return [run for run in runs if run is not None]
 
 

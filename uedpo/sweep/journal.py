@@ -19,7 +19,13 @@ from typing import Any
 from uedpo.errors import InputError
 
 NAME = "trials.jsonl"
-STATES = {"begin": "running", "finish": "finished", "stored": "finished", "skip": "finished", "fail": "failed"}
+STATES = {
+    "begin": "running",
+    "finish": "finished",
+    "stored": "finished",
+    "skip": "finished",
+    "fail": "failed",
+}
 
 
 @dataclass

@@ -29,6 +29,7 @@ from uedpo.redact import redact
 from uedpo.results import key_of, trial_config
 from uedpo.sweep import progress
 from uedpo.sweep.journal import alone, place, read, write
+from uedpo.sweep.plan import launch_problems
 
 LOG = "trial.log"
 _PR_SET_PDEATHSIG = 1
@@ -66,6 +67,8 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
             event = _forked(cfg, body, folder, sweep_folder)
         if writes:
             write(sweep_folder, **about, **event)
+    elif folder != Path(hydra.runtime.output_dir):
+        _remove_notes(Path(hydra.runtime.output_dir), hydra.output_subdir)
     if writes:
         progress.tell(sweep_folder, key)
     if not done and event["event"] == "fail":
@@ -76,7 +79,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
 
 
 def _begin(cfg: DictConfig, folder: Path, given: Path, again: bool) -> DictConfig:
-    """Settle where the trial writes; one that was begun before goes on from its checkpoints, if it has any."""
+    """Settle where the trial writes; one that was begun before goes on from a checkpoint, if it has any."""
     folder.mkdir(parents=True, exist_ok=True)
     hydra = HydraConfig.get()
     if folder != given:  # another trial's; Hydra has just put the notes of this one there
@@ -89,6 +92,17 @@ def _begin(cfg: DictConfig, folder: Path, given: Path, again: bool) -> DictConfi
         cfg = cfg.copy()
         OmegaConf.update(cfg, "resume", "auto")
     return cfg
+
+
+def _remove_notes(given: Path, notes: str | None) -> None:
+    """Take away what Hydra wrote for a trial that needs no directory; another trial's own files stay."""
+    if notes:
+        shutil.rmtree(given / notes, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for log in given.glob("*.log"):
+            if not log.stat().st_size:
+                log.unlink()
+        given.rmdir()
 
 
 def _here(cfg: DictConfig, body: Body) -> dict[str, Any]:
@@ -106,8 +120,11 @@ def _here(cfg: DictConfig, body: Body) -> dict[str, Any]:
 
 def _forked(cfg: DictConfig, body: Body, folder: Path, sweep_folder: Path) -> dict[str, Any]:
     """In a child, whose output goes to its folder; the line for the journal that says how it ended."""
-    _import_all()
     begin = time.perf_counter()
+    problems = launch_problems(cfg, HydraConfig.get())  # a sweep may vary the number of devices
+    if problems:
+        return _failed("; ".join(problems), begin)
+    _import_all()
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(cfg, body, folder / LOG, sender, os.getpid()))
@@ -183,7 +200,7 @@ def _died(code: int) -> str:
 
 
 def _die_with(parent: int) -> None:
-    """Be killed when the parent dies, or the next command would find this trial still at work (Linux only)."""
+    """Be killed when the parent dies, or the next command would find this trial at work (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
