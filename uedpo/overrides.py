@@ -108,9 +108,8 @@ def _check_grid(fixed: list[str], swept: list[tuple[int, list[str]]], overrides:
         for (at, _), line in zip(groups, chosen, strict=True):
             lines[at] = line
         cfg = _composed("config", lines, overrides)
-        singly = (
-            [(line,) for _, choices in seeds for line in choices[1:]] if chosen == _firsts(groups) else []
-        )
+        first = all(line == choices[0] for line, (_, choices) in zip(chosen, groups, strict=True))
+        singly = [(line,) for _, choices in seeds for line in choices[1:]] if first else []
         for values in [*itertools.product(*(choices for _, choices in plain)), *singly]:
             try:
                 _validate_with(cfg, values, overrides)
