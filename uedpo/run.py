@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -40,7 +39,7 @@ from uedpo.overrides import (
     conf_folder,
 )
 from uedpo.report.runs import objective
-from uedpo.report.sweep import sweep_exit_code
+from uedpo.report.sweep import end_sweep, sweep_exit_code
 from uedpo.results import (
     OWN_ROWS,
     append_row,
@@ -253,7 +252,10 @@ def _job(cfg: DictConfig) -> float | None:
         return None
     redact.install()  # in launchers' processes too
     folder = run_trial(cfg, _one)
-    return objective(folder, cfg.metric, cfg.mode) if folder else math.nan
+    try:
+        return objective(folder, cfg.metric, cfg.mode) if folder else None
+    except InputError as error:  # before all trials have trained for a metric that none has
+        _stop(error)
 
 
 def _one(cfg: DictConfig) -> str | None:
@@ -303,7 +305,12 @@ def main() -> None:
             check_overrides(arguments.overrides)
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         _stop(error)
-    _job()
+    try:
+        _job()
+    except SystemExit as error:
+        if error.code == 1:  # the sweeper itself gave up: what its trials did is told all the same
+            end_sweep()
+        raise
     sys.exit(sweep_exit_code())
 
 

@@ -4,9 +4,9 @@ import multiprocessing
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from uedpo.report.compare import compare
 
 from uedpo.metrics import ratio_metrics
-from uedpo.report.compare import compare
 from uedpo.results import (
     BASE,
     append_row,

@@ -9,10 +9,11 @@ from typing import Any
 
 from uedpo.metrics import mean_interval
 from uedpo.report.runs import Metric, number, per_cent, title
-from uedpo.report.summary import Settings, scores
+from uedpo.report.summary import Settings, scores, short
 from uedpo.results import BASE
 
 MAX_LINES = 4  # values of a second parameter that a curve can show as lines
+MAX_TICKS = 12
 
 
 def write_plots(
@@ -22,7 +23,8 @@ def write_plots(
     """Write `out`.png and, for several parameters, `out`_parallel.png; returns what was written."""
     written = []
     lines = [len({name[i] for name in groups}) for i in range(len(by))]
-    if len(by) <= 1 or (len(by) == 2 and min(lines) <= MAX_LINES):
+    # a search over two numbers repeats none of them: that makes no lines
+    if len(by) <= 1 or (len(by) == 2 and min(lines) <= MAX_LINES and 2 * len(groups) >= math.prod(lines)):
         written.append(out.with_name(f"{out.name}.png"))
         curve(groups, by, panels(metric, names), base, written[-1])
     if len(by) > 1:
@@ -68,7 +70,8 @@ def curve(
                 axis.errorbar([w + side for w in where], mean, half, marker="o", capsize=3, ls=style,
                               label=label or None)  # fmt: skip
         slant: dict[str, Any] = {} if _numeric(xs) else {"rotation": 30, "ha": "right"}
-        axis.set_xticks([at[value] for value in xs], xs, fontsize=8, **slant)
+        if len(xs) <= MAX_TICKS or not _numeric(xs):
+            axis.set_xticks([at[value] for value in xs], map(short, xs), fontsize=8, **slant)
         axis.set_title(title(metric) + " (%)" * per_cent(metric), fontsize=10)
         axis.set_xlabel(by[x] if by else "")
     if axes[0][0].get_legend_handles_labels()[1]:
@@ -98,8 +101,12 @@ def parallel(groups: Settings, by: Sequence[str], metric: Metric, path: Path) ->
         ys = [*(heights[i][v] for i, v in enumerate(name)), (mean - low) / span]
         axis.plot(range(len(ys)), ys, color=colours(shade(mean)), lw=3 if mean == best else 1.2)
     for i, places in enumerate(heights):
-        for label, y in places.items():
-            axis.annotate(label, (i, y), xytext=(-4, 2), textcoords="offset points", ha="right", fontsize=8)
+        ticks = list(places.items())
+        shown = ticks if len(ticks) <= MAX_TICKS or not _numeric(list(places)) else [ticks[0], ticks[-1]]
+        for label, y in shown:
+            axis.annotate(
+                short(label), (i, y), xytext=(-4, 2), textcoords="offset points", ha="right", fontsize=8
+            )
     for y in (0, 1):
         text = number(metric.name, low + y * span)
         axis.annotate(text, (len(by), y), xytext=(5, 0), textcoords="offset points", fontsize=8)

@@ -103,7 +103,7 @@ def choose_metric(runs: Sequence[Run], name: str | None, mode: str | None, split
         InputError: no run has it, or nobody says whether it should be small or large.
     """
     if name is None:
-        names = [f"{split}/{DEFAULTS[0]}", *DEFAULTS[1:]]
+        names = _defaults(split)
         name = next((n for n in names if all(n in run.values for run in runs)), None)
         if name is None:
             raise InputError(f"metric: the runs share none of {', '.join(names)}; set metric and mode")
@@ -116,22 +116,29 @@ def choose_metric(runs: Sequence[Run], name: str | None, mode: str | None, split
     return Metric(name, mode)
 
 
+def _defaults(split: str) -> list[str]:
+    return [f"{split}/{DEFAULTS[0]}", *DEFAULTS[1:]]
+
+
 def known_mode(name: str) -> str | None:
     """min or max, None for a metric of whose meaning nothing is known."""
     last = name.rsplit("/", 1)[-1]
     return "min" if last in LOWER else "max" if last in HIGHER else None
 
 
-def objective(folder: Path, name: str | None, mode: str | None) -> float:
-    """The metric of one finished run, for sweepers that search; nan where it has none.
+def objective(folder: Path, name: str | None, mode: str | None) -> float | None:
+    """The metric of one finished run, for sweepers that search; None where it has none.
 
     Raises:
         InputError: see `choose_metric`.
     """
     run = read_run(folder)
     if run is None:
-        return math.nan
-    return run.values.get(choose_metric([run], name, mode).name, math.nan)
+        return None
+    if name is None and not any(n in run.values for n in _defaults("shift")):
+        return None
+    value = run.values[choose_metric([run], name, mode).name]
+    return value if math.isfinite(value) else None
 
 
 def per_cent(name: str) -> bool:

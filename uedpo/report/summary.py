@@ -57,6 +57,14 @@ def value(run: Run, key: str) -> str:
     return str(found)
 
 
+def short(value: str) -> str:
+    """A parameter's value for a table: numbers to four digits."""
+    try:
+        return value if len(value) < 8 else f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
 def settings(runs: Sequence[Run], by: Sequence[str]) -> Settings:
     """Runs of each setting in the order of their seeds; the untrained model is left out.
 
@@ -110,7 +118,7 @@ def table(groups: Settings, by: Sequence[str], names: Sequence[str], base: Mappi
         rows.insert(0, (label, [], [[base[n]] if n in base else [] for n in names]))
     for name, group, found in rows:
         texts = [interval_text(n, values) for n, values in zip(names, found, strict=True)]
-        cells = [*map(cell, name), str(len(group) or 1), *texts]
+        cells = [*(cell(short(part)) for part in name), str(len(group) or 1), *texts]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -135,7 +143,7 @@ def best_text(groups: Settings, by: Sequence[str], metric: Metric, flags: Sequen
     unit = " %" * per_cent(metric.name)
     lines = []
     if by:
-        named = " ".join(f"{k}={v}" for k, v in zip(by, winner, strict=True))
+        named = " ".join(f"{k}={short(v)}" for k, v in zip(by, winner, strict=True))
         shared = f"; the intervals of {near} other{'s' * (near > 1)} overlap with it" if near else ""
         score = interval_text(metric.name, scores(groups[winner], metric.name))
         lines += [f"Best setting by {metric.name} ({lower} is better): {cell(named)}, {score}{unit}{shared}."]

@@ -23,12 +23,19 @@ from uedpo.sweep.trial import LOG
 
 EXIT_FAILED = 4
 _exit_codes: list[int] = []
+_open: list[tuple[SweepSummary, DictConfig]] = []
 _locks = contextlib.ExitStack()  # until this process ends
 
 
 def sweep_exit_code() -> int:
     """0, or what the sweep of this process ended with."""
     return max(_exit_codes, default=0)
+
+
+def end_sweep() -> None:
+    """The summary of a sweep that began and has not had one."""
+    for callback, config in list(_open):
+        callback.on_multirun_end(config)
 
 
 class SweepSummary(Callback):
@@ -54,6 +61,7 @@ class SweepSummary(Callback):
         except InputError as error:
             print(str(error).replace("hydra.run.dir", "hydra.sweep.dir"), file=sys.stderr)
             sys.exit(2)
+        _open.append((self, config))
         known = read(folder).trials
         write(
             folder, "sweep", total=trial_count(config), jobs=jobs(config), swept=swept_keys(config),
@@ -68,6 +76,7 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if int(os.environ.get("RANK", "0")):
             return
+        _open.clear()
         folder = Path(config.hydra.sweep.dir)
         sweep = read(folder)
         unfinished = [t for key in sweep.touched if (t := sweep.trials[key]).state != "finished"]
