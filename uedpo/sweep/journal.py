@@ -104,17 +104,17 @@ def _add(sweep: Sweep, line: dict[str, Any]) -> None:
         sweep.flags, sweep.swept = line["flags"], line["swept"]
         sweep.touched, sweep.seconds = {}, []
         return
-    key, seconds = line["key"], line.get("seconds")
+    key = line["key"]
     known = sweep.trials.get(key)
     if event == "skip" and known is not None:
         sweep.touched[key] = event
         return
     sweep.trials[key] = Trial(
-        key, line["trial"], line["overrides"], STATES[event], seconds, line.get("reason", "")
+        key, line["trial"], line["overrides"], STATES[event], line.get("seconds"), line.get("reason", "")
     )
     sweep.touched[key] = event
     if event == "finish":
-        sweep.seconds.append(seconds)
+        sweep.seconds.append(line["seconds"])
 
 
 def place(sweep: Sweep, key: str, wanted: str) -> str:

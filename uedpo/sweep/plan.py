@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from uedpo.report.runs import DEFAULTS, known_mode
 
@@ -137,15 +137,15 @@ def _search(cfg: DictConfig, hydra: DictConfig) -> Iterator[str]:
         yield f"{seeds[0]}: a search would look for the luckiest seed; give one, as in seed=0"
     if not _ends(sweeper, "OptunaSweeper"):
         return
-    direction = OmegaConf.to_container(hydra, resolve=False)["sweeper"].get("direction")  # type: ignore[index, call-overload]
+    direction = sweeper.get("direction")
     direction = str(getattr(direction, "name", direction))
-    wanted = {"min": "minimize", "max": "maximize"}[
-        cfg.mode or known_mode(cfg.metric or DEFAULTS[0]) or "min"
-    ]
+    mode = cfg.mode or known_mode(cfg.metric or DEFAULTS[0]) or "min"
+    wanted = {"min": "minimize", "max": "maximize"}[mode]
     if direction != wanted:
         yield (
             f"hydra.sweeper.direction={direction}: metric={cfg.metric or 'null'} wants {wanted}; add "
             f"hydra.sweeper.direction={wanted}"
         )
-    if sweeper.get("storage") and _ends(sweeper.get("sampler") or OmegaConf.create(), "CmaEsSampler"):
+    sampler = sweeper.get("sampler") or {}
+    if sweeper.get("storage") and str(sampler.get("_target_")).endswith("CmaEsSampler"):
         yield "hydra.sweeper.storage: the sampler cmaes would keep pickles in it; leave the storage out"

@@ -45,7 +45,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
     Raises:
         SystemExit: the sweep was told to stop, or one of several ranks failed.
     """
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     sweep_folder = Path(os.path.abspath(hydra.sweep.dir))
     wanted = os.path.relpath(hydra.runtime.output_dir, sweep_folder)
     key = key_of(trial_config(cfg))
@@ -55,7 +55,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
         sweep = read(sweep_folder)
         known = sweep.trials.get(key)
         about["trial"] = place(sweep, key, wanted)
-        folder = sweep_folder / about["trial"]
+        folder: Path = sweep_folder / about["trial"]
         done = known is not None and known.state == "finished" and (folder / "metrics.json").is_file()
         if writes:
             write(sweep_folder, "skip" if done else "begin", **about)
@@ -81,7 +81,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
 def _begin(cfg: DictConfig, folder: Path, given: Path, again: bool) -> DictConfig:
     """Settle where the trial writes; one that was begun before goes on from a checkpoint, if it has any."""
     folder.mkdir(parents=True, exist_ok=True)
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     if folder != given:  # another trial's; Hydra has just put the notes of this one there
         if hydra.output_subdir and (given / hydra.output_subdir).is_dir():
             shutil.rmtree(folder / hydra.output_subdir, ignore_errors=True)
@@ -121,7 +121,8 @@ def _here(cfg: DictConfig, body: Body) -> dict[str, Any]:
 def _forked(cfg: DictConfig, body: Body, folder: Path, sweep_folder: Path) -> dict[str, Any]:
     """In a child, whose output goes to its folder; the line for the journal that says how it ended."""
     begin = time.perf_counter()
-    problems = launch_problems(cfg, HydraConfig.get())  # a sweep may vary the number of devices
+    hydra: Any = HydraConfig.get()
+    problems = launch_problems(cfg, hydra)  # a sweep may vary the number of devices
     if problems:
         return _failed("; ".join(problems), begin)
     _import_all()
@@ -154,7 +155,8 @@ def _child(cfg: DictConfig, body: Body, log: Path, sender: Connection, parent: i
     _die_with(parent)
     _write_to(log)
     preemption.install()
-    code, said = 1, (False, "")
+    code = 1
+    said: tuple[bool, str | None] = (False, None)
     try:
         code, said = 0, (True, body(cfg))
     except SystemExit as error:
