@@ -114,7 +114,8 @@ def _check_grid(fixed: list[str], swept: list[tuple[int, list[str]]], overrides:
             try:
                 _validate_with(cfg, values, overrides)
             except ConfigError as error:
-                named = " ".join(line.lstrip("+") for line in [*chosen, *values])
+                pairs = [line.lstrip("+").partition("=")[::2] for line in [*chosen, *values]]
+                named = " ".join(f"{k}={'...' if looks_secret(k, v) else v}" for k, v in pairs)
                 raise ConfigError(f"{error}\n  in the trial {named}") from None
 
 
