@@ -49,20 +49,21 @@ class SweepSummary(Callback):
         self.split = split
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if int(os.environ.get("RANK", "0")):
-            return
         problems = launch_problems(config, config.hydra)
+        first = int(os.environ.get("RANK", "0")) == 0
         if problems:
-            print("\n".join(problems), file=sys.stderr)
+            print("\n".join(problems if first else []), file=sys.stderr)
             sys.exit(2)
+        if not first:
+            return
         folder = Path(config.hydra.sweep.dir)
         try:
             _locks.enter_context(held(folder))
+            known = read(folder).trials
         except InputError as error:
             print(str(error).replace("hydra.run.dir", "hydra.sweep.dir"), file=sys.stderr)
             sys.exit(2)
         _open.append((self, config))
-        known = read(folder).trials
         write(
             folder, "sweep", total=trial_count(config), jobs=jobs(config), swept=swept_keys(config),
             flags=_flags(sys.argv[1:]),
