@@ -90,6 +90,11 @@ def differing(configs: Sequence[Mapping[str, Any]], but: Collection[str]) -> lis
     return sorted(k for k in keys if not any(k == b or k.startswith(b + ".") for b in but))
 
 
+def moves_results(key: str) -> bool:
+    """Whether a dotted key can change what a run measures."""
+    return key.split(".")[0] not in (*_LEFT_OUT, "resume", "hydra") and not key.startswith("hydra/")
+
+
 def key_of(config: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that tell settings apart."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

@@ -39,7 +39,7 @@ from uedpo.overrides import (
     conf_folder,
 )
 from uedpo.report.runs import objective
-from uedpo.report.sweep import end_sweep, sweep_exit_code
+from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.results import (
     OWN_ROWS,
     append_row,
@@ -253,7 +253,7 @@ def _job(cfg: DictConfig) -> float | None:
     redact.install()  # in launchers' processes too
     folder = run_trial(cfg, _one)
     try:
-        return objective(folder, cfg.metric, cfg.mode) if folder else None
+        return objective(folder, cfg.get("metric"), cfg.get("mode")) if folder else None
     except InputError as error:  # before all trials have trained for a metric that none has
         _stop(error)
 
@@ -305,6 +305,8 @@ def main() -> None:
             check_overrides(arguments.overrides)
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         _stop(error)
+    if arguments.config_path or arguments.config_name:  # a saved configuration has nothing of Hydra's
+        sys.argv.append(f"++hydra.callbacks.summary._target_={SUMMARY}")
     try:
         _job()
     except SystemExit as error:

@@ -76,6 +76,15 @@ def test_presets_are_called_by_their_method(tmp_path):
     assert list(settings(runs, ["method"])) == [("A",), ("B",)]
 
 
+def test_keys_that_move_no_result_are_no_parameters(tmp_path):
+    runs = [
+        run_folder(tmp_path / name, overrides=[f"name={name}", f"+experiment={name}", f"results={name}"])
+        for name in ("a", "b")
+    ]
+    assert parameters(runs) == ["experiment"]
+    assert list(settings(runs, ["experiment"])) == [("a",), ("b",)]
+
+
 def test_table_has_means_and_intervals_over_seeds(tmp_path):
     runs = sweep_of(tmp_path)
     metric = choose_metric(runs, None, None)

@@ -10,7 +10,7 @@ from uedpo.errors import InputError
 from uedpo.metrics import mean_interval
 from uedpo.report.page import SPLITS, cell
 from uedpo.report.runs import Metric, Run, is_base, number, per_cent, title
-from uedpo.results import BASE, differing, flat, value_of
+from uedpo.results import BASE, differing, flat, moves_results, value_of
 
 HEADLINES = ("chair_i", "chair_s", "coverage", "small_coverage", "attribute_accuracy", "pope_accuracy")
 TRAINED = ("val/loss", "val/margin", "val/accuracy", "train/loss")  # shown where nothing was evaluated
@@ -42,7 +42,8 @@ def _pairs(run: Run) -> dict[str, str]:
 
 def _overridden(pairs: Sequence[Mapping[str, str]]) -> list[str]:
     keys = list(dict.fromkeys(key for one in pairs for key in one))
-    return [k for k in keys if not _is_seed(k) and len({one.get(k) for one in pairs}) > 1]
+    keys = [k for k in keys if moves_results(k) and not _is_seed(k)]
+    return [k for k in keys if len({one.get(k) for one in pairs}) > 1]
 
 
 def _is_seed(key: str) -> bool:
@@ -54,7 +55,7 @@ def value(run: Run, key: str) -> str:
     found = value_of(run.config, key)
     if isinstance(found, Mapping):
         return _pairs(run).get(key, "") if run.overrides else str(found.get("_target_", ""))
-    return str(found)
+    return str(found) if found != "" else _pairs(run).get(key, "")
 
 
 def short(value: str) -> str:

@@ -21,6 +21,7 @@ from uedpo.sweep.journal import Sweep, Trial, read, shown, write
 from uedpo.sweep.plan import jobs, launch_problems, swept_keys, trial_count
 from uedpo.sweep.trial import LOG
 
+SUMMARY = "uedpo.report.sweep.SweepSummary"
 EXIT_FAILED = 4
 _exit_codes: list[int] = []
 _open: list[tuple[SweepSummary, DictConfig]] = []
@@ -83,7 +84,7 @@ class SweepSummary(Callback):
         unfinished = [t for key in sweep.touched if (t := sweep.trials[key]).state != "finished"]
         _exit_codes.append(EXIT_FAILED if unfinished else 0)
         try:
-            text = summary(folder, sweep, unfinished, config.metric, config.mode, self.split)
+            text = summary(folder, sweep, unfinished, config.get("metric"), config.get("mode"), self.split)
         except InputError as error:
             print(error, file=sys.stderr)
             _exit_codes.append(2)

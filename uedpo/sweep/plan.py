@@ -139,11 +139,11 @@ def _search(cfg: DictConfig, hydra: DictConfig) -> Iterator[str]:
         return
     direction = sweeper.get("direction")
     direction = str(getattr(direction, "name", direction))
-    mode = cfg.mode or known_mode(cfg.metric or DEFAULTS[0]) or "min"
+    mode = cfg.get("mode") or known_mode(cfg.get("metric") or DEFAULTS[0]) or "min"
     wanted = {"min": "minimize", "max": "maximize"}[mode]
     if direction != wanted:
         yield (
-            f"hydra.sweeper.direction={direction}: metric={cfg.metric or 'null'} wants {wanted}; add "
+            f"hydra.sweeper.direction={direction}: metric={cfg.get('metric') or 'null'} wants {wanted}; add "
             f"hydra.sweeper.direction={wanted}"
         )
     sampler = sweeper.get("sampler") or {}

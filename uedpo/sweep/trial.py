@@ -88,9 +88,9 @@ def _begin(cfg: DictConfig, folder: Path, given: Path, again: bool) -> DictConfi
             shutil.move(given / hydra.output_subdir, folder / hydra.output_subdir)
         with read_write(hydra.runtime), open_dict(hydra.runtime):
             hydra.runtime.output_dir = str(folder)
-    if again and cfg.resume is None:
+    if again and cfg.get("resume") is None:
         cfg = cfg.copy()
-        OmegaConf.update(cfg, "resume", "auto")
+        OmegaConf.update(cfg, "resume", "auto", force_add=True)
     return cfg
 
 
