@@ -140,6 +140,7 @@ def test_the_printed_command_repeats_the_best_run(sweep, tmp_path):
     assert json.loads(there)["after"] == json.loads(here)["after"]
 
 
+@pytest.mark.slow
 def test_failed_trials_run_again_and_compare_reads_the_sweep(sweep):
     folder, _, _, _ = sweep
     (folder / FAILING / "metrics.csv").rmdir()
