@@ -16,6 +16,14 @@ class ConfigError(Exception):
     """One or more configuration problems, one a line."""
 
 
+class Stopped(SystemExit):
+    """Leaves the process with `code`; `line` has been printed."""
+
+    def __init__(self, line: str, code: int) -> None:
+        super().__init__(code)
+        self.line = line
+
+
 def local_path(text: str) -> Path:
     """A path with ~ and ~name as home folders; where there is no such name, it is a file's name."""
     return Path(os.path.expanduser(text))

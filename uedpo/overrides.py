@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, flag_override
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf, flag_override
 
+from uedpo.errors import ConfigError
 from uedpo.redact import looks_secret
+from uedpo.sweep.plan import missing_plugin
 from uedpo.trust import trust_problems
 from uedpo.validate import stop_on, validate
 
@@ -23,7 +28,7 @@ def conf_folder() -> Path:
 
 
 def check_overrides(overrides: list[str]) -> None:
-    """Validate what the command line asks for, each value of a sweep too, before Hydra's own checks.
+    """Validate what the command line asks for, each combination of a sweep too, before Hydra's own checks.
 
     Hydra stops at the first unknown key; here keys are added by force, so that `validate` names
     all of them with the nearest one.
@@ -35,28 +40,92 @@ def check_overrides(overrides: list[str]) -> None:
     fixed: list[str] = []
     swept: list[tuple[int, list[str]]] = []
     for override in parsed:
-        key = override.get_key_element()
-        is_group = (conf_folder() / override.key_or_group).is_dir() or key.startswith("hydra")
-        prefix = "" if is_group or override.is_delete() else "++"
         if override.is_sweep_override():
-            choices = [f"{prefix}{key}={value}" for value in override.sweep_string_iterator()]
-            swept.append((len(fixed), choices))
-            fixed.append(choices[0])
+            swept.append((len(fixed), _choices(override)))
+            fixed.append(swept[-1][1][0])
         else:
+            prefix = _prefix(override)
             line = override.input_line or ""
             fixed.append(prefix + line.lstrip("+") if prefix else line)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        named = {override.key_or_group for override in parsed}
-        whole = compose("config", fixed, return_hydra_config=True)
-        for key, values in (whole.hydra.sweeper.params or {}).items():  # the experiment's own sweep
-            if key.lstrip("+") not in named:
-                choices = [f"{key}={value.strip()}" for value in str(values).split(",")]
-                swept.append((len(fixed), choices))
-                fixed.append(choices[0])
-        validate(_composed("config", fixed, overrides))
-        for at, choices in swept:
-            for choice in choices[1:]:
-                validate(_composed("config", [*fixed[:at], choice, *fixed[at + 1 :]], overrides))
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            named = {override.key_or_group for override in parsed}
+            whole = compose("config", fixed, return_hydra_config=True)
+            own = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+            for override in OverridesParser.create().parse_overrides(own):  # the experiment's own sweep
+                if override.key_or_group not in named:
+                    swept.append((len(fixed), _choices(override)))
+                    fixed.append(swept[-1][1][0])
+            if swept:
+                _check_grid(fixed, swept, overrides)
+            else:
+                validate(_composed("config", fixed, overrides))
+    except MissingConfigException as error:
+        plugin = missing_plugin(error.missing_cfg_file)
+        if plugin is None:
+            raise
+        stop_on([plugin])
+
+
+def _prefix(override: Override) -> str:
+    """What makes Hydra add a key by force; nothing for groups, which are chosen."""
+    key = override.get_key_element()
+    is_group = (conf_folder() / override.key_or_group).is_dir() or key.startswith("hydra")
+    return "" if is_group or override.is_delete() else "++"
+
+
+def _choices(override: Override) -> list[str]:
+    """An override for each value of a swept one; for an interval the two ends."""
+    key = override.get_key_element()
+    prefix = _prefix(override)
+    key = key.lstrip("+") if prefix else key
+    value = override.value()
+    values = (
+        [str(value.start), str(value.end)]
+        if isinstance(value, IntervalSweep)
+        else list(override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+    )
+    return [f"{prefix}{key}={value}" for value in values]
+
+
+def _check_grid(fixed: list[str], swept: list[tuple[int, list[str]]], overrides: Sequence[str]) -> None:
+    """Validate every combination of swept values; seeds, which no rule connects with others, one by one.
+
+    A combination of groups is composed; plain values are set in a copy of that, which takes a hundredth of
+    the time.
+
+    Raises:
+        ConfigError: naming the problems of the first combination that has any, and the combination.
+    """
+    seeds = [s for s in swept if s[1][0].partition("=")[0].rsplit(".", 1)[-1].lstrip("+") == "seed"]
+    others = [s for s in swept if s not in seeds]
+    groups = [s for s in others if not s[1][0].startswith("++")]
+    plain = [s for s in others if s not in groups]
+    for chosen in itertools.product(*(choices for _, choices in groups)):
+        lines = list(fixed)
+        for (at, _), line in zip(groups, chosen, strict=True):
+            lines[at] = line
+        cfg = _composed("config", lines, overrides)
+        first = all(line == choices[0] for line, (_, choices) in zip(chosen, groups, strict=True))
+        singly = [(line,) for _, choices in seeds for line in choices[1:]] if first else []
+        for values in [*itertools.product(*(choices for _, choices in plain)), *singly]:
+            try:
+                _validate_with(cfg, values, overrides)
+            except ConfigError as error:
+                pairs = [line.lstrip("+").partition("=")[::2] for line in [*chosen, *values]]
+                named = " ".join(f"{k}={'...' if looks_secret(k, v) else v}" for k, v in pairs)
+                raise ConfigError(f"{error}\n  in the trial {named}") from None
+
+
+def _validate_with(cfg: DictConfig, values: Sequence[str], overrides: Sequence[str]) -> None:
+    changed = cfg.copy()
+    with flag_override(changed, ["struct", "readonly"], [False, False]):
+        for override in OverridesParser.create().parse_overrides([line.lstrip("+") for line in values]):
+            OmegaConf.update(changed, str(override.key_or_group), override.value(), force_add=True)
+    stop_on(trust_problems(changed, overrides))
+    validate(changed)
 
 
 def check_own_config(overrides: list[str], path: str | None, name: str | None, more: str | None) -> None:
@@ -78,7 +147,9 @@ def check_own_config(overrides: list[str], path: str | None, name: str | None, m
     swept = [o for o in OverridesParser.create().parse_overrides(overrides) if o.is_sweep_override()]
     fixed = [o for o in overrides if o not in [s.input_line for s in swept]]
     with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-        choices = [[f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in swept]
+        choices = [
+            [line.lstrip("+") if line.startswith("++") else line for line in _choices(o)] for o in swept
+        ]
         firsts = [values[0] for values in choices]
         _composed(name or "config", [*fixed, *firsts], overrides)
         for at, values in enumerate(choices):

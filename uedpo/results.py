@@ -24,9 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 from uedpo.errors import InputError
 
 BASE = "base model"
+OWN_ROWS = "results.jsonl"  # in the directory of a run: its own row
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
-_LEFT_OUT = ("name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages", "report_pairs")
+_LEFT_OUT = (
+    "name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages", "metric", "mode",
+    "report_pairs",
+)  # fmt: skip
 # options that came after rows were stored -> the value that leaves those rows valid
 _NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False, "feature_cache": None}
 
@@ -87,6 +91,11 @@ def differing(configs: Sequence[Mapping[str, Any]], but: Collection[str]) -> lis
     return sorted(k for k in keys if not any(k == b or k.startswith(b + ".") for b in but))
 
 
+def moves_results(key: str) -> bool:
+    """Whether a dotted key can change what a run measures."""
+    return key.split(".")[0] not in (*_LEFT_OUT, "resume", "hydra") and not key.startswith("hydra/")
+
+
 def key_of(config: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that tell settings apart."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
@@ -143,6 +152,13 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
             raise OSError(f"{path}: no room for a whole row; remove its last line")
     finally:
         os.close(file)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a file of results by one with `rows`."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    beside.replace(path)
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:

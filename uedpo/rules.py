@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.loss import ON_REQUEST
+from uedpo.report.runs import known_mode
 
 # loss -> the weights it is for; and the losses that refuse weights
 WEIGHTED = {"ue_dpo": "uncertainty", "rlhf_v": "segments", "opa_dpo": "segments"}
@@ -39,6 +40,8 @@ def cross_rules(
         )
     if at("feature_cache") is not None and at("scoring") == "plain":
         yield "feature_cache: scoring=plain runs the tower inside the model; set feature_cache=null"
+    if at("metric") is not None and at("mode") is None and known_mode(str(at("metric"))) is None:
+        yield f"metric={at('metric')}: nobody knows which is better; add mode=min or mode=max"
     resume = at("resume")
     if isinstance(resume, str) and resume not in ("auto", "required") and not Path(resume).is_file():
         yield f"resume={resume!r}: no such file; give the path of a checkpoint, auto, or required"

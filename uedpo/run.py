@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from uedpo import redact
 from uedpo.atomic import replace
 from uedpo.data.rejects import TooManyRejected, write_rejected
-from uedpo.errors import GuardError, InputError, plain_line
+from uedpo.errors import GuardError, InputError, Stopped, plain_line
 from uedpo.lock import held
 from uedpo.overrides import (
     check_arguments,
@@ -39,7 +39,10 @@ from uedpo.overrides import (
     check_trusted_start,
     conf_folder,
 )
+from uedpo.report.runs import objective
+from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.results import (
+    OWN_ROWS,
     append_row,
     base_config,
     code_version,
@@ -47,27 +50,29 @@ from uedpo.results import (
     make_row,
     read_rows,
     trial_config,
+    write_rows,
 )
+from uedpo.sweep.trial import run_trial
 from uedpo.validate import ConfigError, validate
 
 
-def run(cfg: DictConfig) -> float | None:
-    """One experiment; returns CHAIR_i of the trained policy on shifted scenes, for sweepers."""
-    redact.install()  # a sweep runs in processes of its own
+def run(cfg: DictConfig) -> str | None:
+    """One experiment; returns why there was nothing to do, or None."""
+    redact.install()
     validate(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with held(folder) if _rank() == 0 else contextlib.nullcontext():
-        after = stored_metrics(cfg, folder)
-        if after is None:
+        stored = use_stored(cfg, folder)
+        if stored is None:
             from uedpo.tracking import closing  # imports Lightning, which a stored trial does without
 
             with closing():
-                after = train(cfg, folder)
-    return after["shift"]["chair_i"]["value"] if after and "shift" in after else None
+                train(cfg, folder)
+    return stored
 
 
-def stored_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
-    """Metrics of this trial from the results file, also written to `folder`; None where it has none.
+def use_stored(cfg: DictConfig, folder: Path) -> str | None:
+    """Write what the results file has of this trial to `folder`, and say so; None where it has nothing.
 
     Raises:
         InputError: a broken line, or a run without an evaluation, which has nothing to store.
@@ -80,15 +85,17 @@ def stored_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     row, base = rows.get(key_of(trial_config(cfg))), rows.get(key_of(base_config(cfg)))
     if row is None:
         return None
-    after: dict[str, Any] = row["metrics"]
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    write_json(folder / "metrics.json", {"before": base["metrics"] if base else None, "after": after})
-    print(f"skipped: {cfg.results} has this trial (key {row['key']}, commit {row['commit']})")
-    return after
+    write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
+    metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}
+    write_json(folder / "metrics.json", metrics)
+    stored = f"{cfg.results} has this trial (key {row['key']}, commit {row['commit']})"
+    print(f"skipped: {stored}")
+    return stored
 
 
-def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
-    """Evaluate the base model, fit, evaluate, store, report; returns the metrics after training."""
+def train(cfg: DictConfig, folder: Path) -> None:
+    """Evaluate the base model, fit, evaluate, store, report."""
     import pytorch_lightning as pl
 
     from uedpo.tracking import log_end, log_start
@@ -131,12 +138,15 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     if trainer.global_step != cfg.trainer.max_steps:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
     if not trainer.is_global_zero:
-        return None
+        return
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))
     after = evaluate(cfg, evaluation, module.policy, processor, "policy") if evaluation else None
     write_json(folder / "metrics.json", {"before": before, "after": after.metrics if after else None})
-    if cfg.get("results"):
-        append_row(Path(cfg.results), make_row(trial_config(cfg), *after, time.perf_counter() - begin))
+    if after:
+        row = make_row(trial_config(cfg), *after, time.perf_counter() - begin)
+        write_rows(folder / OWN_ROWS, [row])
+        if cfg.get("results"):
+            append_row(Path(cfg.results), row)
     from uedpo.report.page import write_report
     from uedpo.report.record import records
 
@@ -148,7 +158,6 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     log_end(loggers, before, metrics, found["traces.json"], trainer.global_step)
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
-    return metrics
 
 
 def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | None]:
@@ -248,6 +257,19 @@ def _quiet() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def _job(cfg: DictConfig) -> float | None:
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        _one(cfg)
+        return None
+    redact.install()  # in launchers' processes too
+    folder = run_trial(cfg, _one)
+    try:
+        return objective(folder, cfg.get("metric"), cfg.get("mode")) if folder else None
+    except InputError as error:  # before all trials have trained for a metric that none has
+        _stop(error)
+
+
+def _one(cfg: DictConfig) -> str | None:
+    """`run`; bad input is one line and an exit code."""
     try:
         return run(cfg)
     except ConfigError as error:
@@ -271,7 +293,7 @@ def _stop(error: BaseException, code: int = 2) -> NoReturn:
     if isinstance(error, TooManyRejected) and HydraConfig.initialized():
         write_rejected(Path(HydraConfig.get().runtime.output_dir) / "rejected.jsonl", error.rejected)
     print(plain_line(error), file=sys.stderr)
-    sys.exit(code)
+    raise Stopped(plain_line(error), code)
 
 
 def _rank() -> int:
@@ -279,7 +301,7 @@ def _rank() -> int:
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 2 bad configuration or input, 3 guard, 75 preempted."""
+    """Entry point: exit code 0 done, 2 bad configuration or input, 3 guard, 4 failed trials, 75 preempted."""
     preemption.install()
     redact.install()
     arguments = get_args_parser().parse_args()
@@ -293,7 +315,15 @@ def main() -> None:
             check_overrides(arguments.overrides)
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         _stop(error)
-    _job()
+    if arguments.config_path or arguments.config_name:  # a saved configuration has nothing of Hydra's
+        sys.argv.append(f"++hydra.callbacks.summary._target_={SUMMARY}")
+    try:
+        _job()
+    except SystemExit as error:
+        if error.code == 1:  # the sweeper itself gave up: what its trials did is told all the same
+            end_sweep()
+        raise
+    sys.exit(sweep_exit_code())
 
 
 if __name__ == "__main__":

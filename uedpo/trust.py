@@ -27,6 +27,7 @@ OWN = (
 CLASSES = (
     "torch.optim", "pytorch_lightning", "transformers", "diffusers", "peft",
     "hydra._internal.core_plugins", "hydra.experimental.callbacks", "hydra_plugins.hydra_joblib_launcher",
+    "hydra_plugins.hydra_submitit_launcher", "hydra_plugins.hydra_optuna_sweeper", "optuna.samplers",
 )  # fmt: skip
 FUNCTIONS = ("transformers.optimization", "diffusers.optimization")
 SAID = "uedpo, and classes of torch.optim, pytorch_lightning, transformers, diffusers, peft, hydra"
@@ -58,7 +59,7 @@ def trust_problems(cfg: DictConfig, overrides: Sequence[str] | None = None) -> l
         if not path.startswith(("hydra.overrides.", "hydra.sweeper.params.")):
             problems += _problem(path, value, names)
     if isinstance(raw.get("hydra"), Mapping):
-        problems += _hydra(raw["hydra"])
+        problems += _hydra(raw["hydra"], overrides)
     return list(dict.fromkeys(problems))
 
 
@@ -139,8 +140,13 @@ def _below(name: str, packages: Collection[str]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-def _hydra(node: Mapping[str, Any]) -> Iterator[str]:
+def _hydra(node: Mapping[str, Any], overrides: Sequence[str] | None) -> Iterator[str]:
     """What Hydra itself would act on before the run begins."""
+    if (node.get("sweeper") or {}).get("custom_search_space"):
+        yield "hydra.sweeper.custom_search_space: would call any function; give the values of the search"
+    given = overrides is None or any(o.lstrip("+").startswith("hydra.launcher.setup=") for o in overrides)
+    if (node.get("launcher") or {}).get("setup") and not given:
+        yield "hydra.launcher.setup: commands for a shell; only the command line may set it"
     if (node.get("job") or {}).get("env_set"):
         yield "hydra.job.env_set: a configuration does not change the environment; set variables in the shell"
     if any("pkg://" in str(place) for place in node.get("searchpath") or []):

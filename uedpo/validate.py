@@ -47,6 +47,8 @@ TOP: dict[str, Any] = {
     "scoring": Literal["prefix_shared", "plain"],
     "results": str | None,
     "feature_cache": str | None,
+    "metric": str | None,
+    "mode": Literal["min", "max"] | None,
     "allow_packages": list[str],
     "report_pairs": NonNegativeInt,
 }

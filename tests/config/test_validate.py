@@ -151,6 +151,34 @@ def test_sweep_of_an_experiment_is_validated_with_the_command_line():
     assert "weights.alpha: unknown key" in problems("+experiment=controls", "weights.alpha=0.5")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (
+            ["trainer.max_steps=20,80", "trainer.val_every_n_batches=40,20"],
+            "in the trial trainer.max_steps=20 trainer.val_every_n_batches=40",
+        ),
+        (["loss=ue_dpo,dpo", "weights=uncertainty,uniform"], "in the trial loss=ue_dpo weights=uniform"),
+        (["+method=ue_dpo,entropy", "weights.reuse=false,true"], "in the trial method=entropy weights.reuse"),
+        (["seed=0,-1"], "seed=-1"),
+        (["weights.alpha=interval(0,2)"], "weights.alpha=2.0"),
+        (["weights.alpha=choice(0.1,3)"], "weights.alpha=3"),
+    ],
+)
+def test_every_combination_of_a_grid_is_validated(overrides, part):
+    assert part in problems(*overrides)
+
+
+def test_a_grid_whose_values_go_together_validates():
+    check_overrides(["trainer.max_steps=40,80", "trainer.val_every_n_batches=20,40", "seed=range(3)"])
+
+
+def test_plugins_that_are_missing_and_metrics_nobody_knows_are_one_line():
+    assert "add mode=min or mode=max" in problems("metric=bench/score")
+    check_overrides(["metric=bench/score", "mode=max"])
+    assert "mode='up'" in problems("mode=up")
+
+
 def test_missing_checkpoint_and_masks_are_refused(tmp_path):
     assert "no such file" in problems("resume=/nope.ckpt")
     assert "must be 0 with weights=uncertainty" in problems("model.lora.dropout=0.1")

@@ -90,13 +90,13 @@ def test_sweep_ends_with_table_and_plot(tmp_path):
     assert len(read_rows(results)) == 3
     folder = tmp_path / "whole"
     done = uedpo(*sweep, "weights.alpha=0,0.5", f"hydra.sweep.dir={folder}")
-    assert done.stdout.count(f"skipped: {results} has this trial") == 2
+    assert done.stdout.count(f"skipped, {results} has this trial") == 2
     assert len(read_rows(results)) == 5
     assert (folder / "summary.png").is_file()
     table = (folder / "summary.md").read_text()
     assert "base model" in table
-    assert "| none | 0 | 2 |" in table
-    assert "| none | 0.5 | 2 |" in table
+    assert "| 0 | 2 |" in table
+    assert "| 0.5 | 2 |" in table
     assert table in done.stdout
 
 

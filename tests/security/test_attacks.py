@@ -29,7 +29,8 @@ from uedpo.data.rejects import RowProblem
 from uedpo.model.hf import HFModel, attach_adapter, lora
 from uedpo.overrides import check_overrides, check_own_config, check_trusted_start
 from uedpo.report.page import cell, write_report
-from uedpo.report.sweep import HEADLINES, markdown
+from uedpo.report.runs import Run
+from uedpo.report.summary import table
 from uedpo.trust import target_problem, trust_problems
 from uedpo.types import InputError
 from uedpo.validate import ConfigError, validate
@@ -479,9 +480,9 @@ def test_reports_stay_inert(tmp_path, text):
     assert not [name for name, _ in nodes.attributes if name.startswith("on")]
     sources = [value for name, value in nodes.attributes if name in ("src", "href")]
     assert [value for value in sources if not value.startswith(("data:image/webp;base64,", "#"))] == []
-    table = markdown({(text, text): {name: [1.0] for name in HEADLINES}}, "x", "y")
-    (row,) = table.splitlines()[2:]
-    assert len(re.findall(r"(?<!\\)\|", row)) == 10
+    run = Run(text, {}, {"val/loss": 1.0})
+    (row,) = table({(text, text): [run]}, ["x", "y"], ["val/loss"], {}).splitlines()[2:]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
     assert "<" not in row
     assert not re.search(r"(?<!\\)[\[`]", row)
     assert "\x1b" not in cell(text)

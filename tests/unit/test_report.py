@@ -5,7 +5,6 @@ import pytest
 
 from uedpo.metrics import ratio_metrics
 from uedpo.report.page import write_report
-from uedpo.report.sweep import markdown, read_runs, summarise
 
 HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>",
            "</div></body>", "javascript:alert(1)", "' onmouseover='alert(1)", "{{ 7 * 7 }}", "&lt;b&gt;",
@@ -78,25 +77,3 @@ def test_report_shows_tokens_signals_and_changes(tmp_path):
     page = write_report(run_folder(tmp_path / "run")).read_text()
     for part in ("λ 1.200", "Type I", "CHAIR_i", "12.5", "UE-DPO", "alpha 0.3"):
         assert part in page
-
-
-def test_sweep_summary_means_over_seeds(tmp_path):
-    for n, (alpha, seed, h) in enumerate([(0.0, 0, 2), (0.0, 1, 4), (0.3, 0, 0), (0.3, 1, 0)]):
-        run_folder(tmp_path / str(n), alpha=alpha, seed=seed, hallucinated=h)
-    (tmp_path / "4").mkdir()  # a run that did not finish
-    runs = read_runs(tmp_path)
-    assert len(runs) == 4
-    table = summarise(runs, "weights.alpha", "weights.control", "shift")
-    assert table["none", 0.0]["chair_i"] == [25.0, 50.0]
-    text = markdown(table, "weights.alpha", "weights.control")
-    # t(1) = 12.706 times s / sqrt 2 = 12.5
-    assert "| none | 0.0 | 2 | 37.5 +- 158.8 |" in text
-    assert "| none | 0.3 | 2 | 0.0 +- 0.0 |" in text
-
-
-def test_summary_refuses_runs_that_are_not_seeds_of_one_setting(tmp_path):
-    run_folder(tmp_path / "0")
-    other = run_folder(tmp_path / "1", seed=1)
-    (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("lr: 0.1", "lr: 0.2"))
-    with pytest.raises(ValueError, match=r"optim\.lr"):
-        summarise(read_runs(tmp_path), "weights.alpha", None, "shift")

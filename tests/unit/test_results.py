@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from uedpo.compare import compare
 from uedpo.metrics import ratio_metrics
-from uedpo.report.compare import compare
 from uedpo.results import (
     BASE,
     append_row,
@@ -159,14 +159,16 @@ def table_rows(text):
     return {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
 
 
-def test_compare_writes_means_differences_and_plot(file, tmp_path):
-    text = compare(file, ["method"], ("DPO",), [], "shift", tmp_path / "out")
-    assert (tmp_path / "out.md").read_text() == text
+def test_compare_writes_means_differences_and_plots(file, tmp_path):
+    text = compare([file], tmp_path / "out", against=("DPO",))
+    assert (tmp_path / "out.md").read_text().startswith(text)
     assert (tmp_path / "out.png").stat().st_size > 1000
+    assert (tmp_path / "out_differences.png").stat().st_size > 1000
     means, differences = text.split("Difference from DPO")
-    assert list(table_rows(means))[2:] == ["base model", "DPO", "UE-DPO"]
+    assert list(table_rows(means))[2:5] == ["base model", "DPO", "UE-DPO"]
     assert "| 3 |" in table_rows(means)["UE-DPO"]
     assert "| 1 |" in table_rows(means)["base model"]
+    assert "Best setting by shift/chair_i (lower is better): method=UE-DPO, " in means
     assert list(table_rows(differences))[2:] == ["base model", "UE-DPO"]
     cells = table_rows(differences)["UE-DPO"].split(" | ")
     # mentions are 2 a scene, so CHAIR_i is half the rate of scenes: 5 % against 20 %
@@ -174,20 +176,20 @@ def test_compare_writes_means_differences_and_plot(file, tmp_path):
     assert cells[2] == "+0.0 [+0.0, +0.0]"
 
 
-def test_compare_within_each_value_of_another_key(file, tmp_path):
+def test_compare_finds_another_key_and_pairs_within_its_values(file, tmp_path):
     for seed in (0, 1):
         append_row(file, row("DPO", seed, 0.1, optim={"lr": 0.5}))
         append_row(file, row("UE-DPO", seed, 0.4, optim={"lr": 0.5}))
     with pytest.raises(InputError, match=r"differ in optim\.lr: add it to --by"):
-        compare(file, ["method"], None, [], "shift", tmp_path / "out")
-    text = compare(file, ["method", "optim.lr"], ("DPO",), [], "shift", tmp_path / "out")
+        compare([file], tmp_path / "out", by=["method"])
+    text = compare([file], tmp_path / "out", against=("DPO",))
     differences = text.split("Difference from DPO")[1]
     assert "| UE-DPO | 0.1 | **-" in differences
     assert "| UE-DPO | 0.5 | **+" in differences
     assert "| DPO |" not in differences
-    fixed = compare(file, ["method", "optim.lr"], ("DPO", "0.1"), [], "shift", tmp_path / "out")
+    fixed = compare([file], tmp_path / "out", against=("DPO", "0.1"))
     assert "| DPO | 0.5 | **-" in fixed.split("Difference from DPO, 0.1")[1]
-    chosen = compare(file, ["method"], ("DPO",), ["optim.lr=0.5"], "shift", tmp_path / "out")
+    chosen = compare([file], tmp_path / "out", against=("DPO",), where=["optim.lr=0.5"])
     assert "| 2 |" in table_rows(chosen.split("Difference")[0])["UE-DPO"]
 
 
@@ -197,16 +199,22 @@ def test_compare_leaves_cells_empty_where_a_metric_has_no_denominator(tmp_path):
     for method in ("DPO", "TPO"):
         metrics = {"shift": ratio_metrics(rows, resamples=20)}
         append_row(path, make_row(config(method=method), metrics, {"shift": rows}, 1.0))
-    text = compare(path, ["method"], ("DPO",), [], "shift", tmp_path / "out")
+    text = compare([path], tmp_path / "out", against=("DPO",))
+    assert table_rows(text.split("Difference")[0])["TPO"].endswith("| none |")
     assert table_rows(text.split("Difference")[1])["TPO"].endswith("|  |")
 
 
 def test_compare_refuses_what_does_not_compare(file, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="settings: base model; DPO; UE-DPO"):
-        compare(file, ["method"], ("PPO",), [], "shift", out)
-    with pytest.raises(InputError, match="no rows"):
-        compare(file, ["method"], None, ["seed=7", "method=DPO"], "shift", out)
+        compare([file], out, against=("PPO",))
+    with pytest.raises(InputError, match="no trained run with seed=7"):
+        compare([file], out, where=["seed=7", "method=DPO"])
+    with pytest.raises(InputError, match="no such file or directory"):
+        compare([tmp_path / "nope"], out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no finished run in it"):
+        compare([tmp_path / "empty"], out)
     append_row(file, row("TPO", 0, 0.1, evaluation={"start": 6}))
     with pytest.raises(InputError, match=r"evaluated differently.*--where"):
-        compare(file, ["method"], ("DPO",), [], "shift", out)
+        compare([file], out, by=["method"], against=("DPO",))

@@ -1,132 +1,159 @@
-"""One table and one plot at the end of a sweep."""
+"""Begins and ends a sweep: journal, exit code, and at the end a table, a plot and what to run again."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from uedpo.metrics import mean_interval
-from uedpo.report.page import TITLES, cell
-from uedpo.results import BASE, differing, value_of
+from uedpo.errors import InputError
+from uedpo.lock import held
+from uedpo.report.page import cell
+from uedpo.report.runs import Run, choose_metric, read_run
+from uedpo.report.summary import base_of, best_text, columns, parameters, settings, table
+from uedpo.sweep.journal import Sweep, Trial, read, shown, write
+from uedpo.sweep.plan import jobs, launch_problems, swept_keys, trial_count
+from uedpo.sweep.trial import LOG
 
-HEADLINES = ("chair_i", "chair_s", "coverage", "small_coverage", "attribute_accuracy", "pope_accuracy")
-# what a preset of conf/method/ may set
-METHOD_KEYS = ("method", "loss", "weights", "corruption", "data.negatives")
+SUMMARY = "uedpo.report.sweep.SweepSummary"
+EXIT_FAILED = 4
+_exit_codes: list[int] = []
+_open: list[tuple[SweepSummary, DictConfig]] = []
+_locks = contextlib.ExitStack()  # until this process ends
+
+
+def sweep_exit_code() -> int:
+    """0, or what the sweep of this process ended with."""
+    return max(_exit_codes, default=0)
+
+
+def end_sweep() -> None:
+    """The summary of a sweep that began and has not had one."""
+    for callback, config in list(_open):
+        callback.on_multirun_end(config)
 
 
 class SweepSummary(Callback):
-    """Hydra callback: writes summary.md and summary.png in the sweep's folder, and prints the table.
+    """Hydra callback: opens the journal of a sweep, and writes summary.md and its plots in the end.
 
     Args:
-        parameter: the swept key on the x axis, or "method".
-        by: a second key, one line each in the plot.
         split: of the evaluation.
     """
 
-    def __init__(self, parameter: str, by: str | None = None, split: str = "shift") -> None:
-        self.parameter, self.by, self.split = parameter, by, split
+    def __init__(self, split: str = "shift") -> None:
+        self.split = split
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        problems = launch_problems(config, config.hydra)
+        first = int(os.environ.get("RANK", "0")) == 0
+        if problems:
+            print("\n".join(problems if first else []), file=sys.stderr)
+            sys.exit(2)
+        if not first:
+            return
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            _locks.enter_context(held(folder))
+            known = read(folder).trials
+        except InputError as error:
+            print(str(error).replace("hydra.run.dir", "hydra.sweep.dir"), file=sys.stderr)
+            sys.exit(2)
+        _open.append((self, config))
+        write(
+            folder, "sweep", total=trial_count(config), jobs=jobs(config), swept=swept_keys(config),
+            flags=_flags(sys.argv[1:]),
+        )  # fmt: skip
+        if known:
+            done = sum(trial.state == "finished" for trial in known.values())
+            print(f"{folder}: {done} of its trials are finished and stay; others run again")
+        else:
+            print(f"to go on after a stop: the same command with hydra.sweep.dir={folder}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        runs = read_runs(folder)
-        if not runs:
-            print(f"no finished run with an evaluation in {folder}: no summary")
+        if int(os.environ.get("RANK", "0")):
             return
-        table = summarise(runs, self.parameter, self.by, self.split)
-        text = markdown(table, self.parameter, self.by)
-        (folder / "summary.md").write_text(text)
-        plot(table, folder / "summary.png", self.parameter)
-        print(f"\n{text}\n{len(runs)} runs; table and plot: {folder}/summary.md, {folder}/summary.png")
+        _open.clear()
+        folder = Path(config.hydra.sweep.dir)
+        sweep = read(folder)
+        unfinished = [t for key in sweep.touched if (t := sweep.trials[key]).state != "finished"]
+        _exit_codes.append(EXIT_FAILED if unfinished else 0)
+        try:
+            text = summary(folder, sweep, unfinished, config.get("metric"), config.get("mode"), self.split)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            _exit_codes.append(2)
+            text = failures(folder, sweep, unfinished)
+        (folder / "summary.md").write_text(text, encoding="utf-8")
+        print(f"\n{text}\nsummary: {folder}/summary.md")
 
 
-def read_runs(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """(config, metrics) of each finished and evaluated run below a sweep's folder, in order."""
-    runs = []
-    for path in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
-        metrics = json.loads(path.read_text())
-        if metrics["after"]:
-            cfg = OmegaConf.to_container(OmegaConf.load(path.parent / "config.yaml"))
-            assert isinstance(cfg, dict)
-            runs.append((cfg, metrics))
-    return runs
-
-
-def summarise(
-    runs: list[tuple[dict[str, Any], dict[str, Any]]], parameter: str, by: str | None, split: str
-) -> dict[tuple[Any, Any], dict[str, list[float]]]:
-    """(by, parameter) -> metric -> values over seeds, in per cent; ("base model", "") is untrained.
+def summary(
+    folder: Path, sweep: Sweep, unfinished: Sequence[Trial], metric: str | None, mode: str | None, split: str
+) -> str:
+    """Text of summary.md; writes the plots.
 
     Raises:
-        ValueError: runs that differ in more than seed, `parameter` and `by`.
+        InputError: finished trials that cannot be read, or none of which has the metric.
     """
-    varied = {"seed", parameter, by or parameter}
-    if "method" in varied:
-        varied |= set(METHOD_KEYS)
-    differ = differing([cfg for cfg, _ in runs], varied)
-    if differ:
-        raise ValueError(f"runs differ in {', '.join(differ)} too: they are not seeds of one setting")
-    table: dict[tuple[Any, Any], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    base = next((metrics["before"][split] for _, metrics in runs if metrics["before"]), {})
-    for name in HEADLINES if base else ():
-        value = base[name]["value"]
-        table[BASE, ""][name] = [] if value is None else [100 * value]
-    for cfg, metrics in runs:
-        for name in HEADLINES:
-            value = metrics["after"][split][name]["value"]
-            if value is not None:
-                table[value_of(cfg, by) if by else "", value_of(cfg, parameter)][name].append(100 * value)
-    return table
+    from uedpo.report.plots import write_plots
+
+    runs = trial_runs(folder, sweep)
+    head = f"{len(sweep.trials)} trials: {len(runs)} finished, {len(unfinished)} failed.\n"
+    if not runs:
+        return head + failures(folder, sweep, unfinished)
+    by = parameters(runs)
+    groups = settings(runs, by)
+    chosen = choose_metric(runs, metric, mode, split)
+    names = columns(runs, chosen, split)
+    base = base_of(runs)
+    plots = write_plots(groups, by, chosen, names, base, folder / "summary")
+    pictures = "".join(f"![{path.stem}]({path.name})\n" for path in plots)
+    parts = [
+        head + "Mean and 95 % t interval over seeds.\n",
+        table(groups, by, names, base),
+        best_text(groups, by, chosen, sweep.flags),
+        failures(folder, sweep, unfinished),
+        pictures,
+    ]
+    return "\n".join(part for part in parts if part)
 
 
-def markdown(table: dict[tuple[Any, Any], dict[str, list[float]]], parameter: str, by: str | None) -> str:
-    """Mean and 95 % t interval over seeds, in per cent, one row a setting."""
-    head = [by or "", parameter, "runs", *(TITLES[name] for name in HEADLINES)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for (group, value), metrics in table.items():
-        cells = [cell(group), cell(value), str(len(metrics[HEADLINES[0]]))]
-        for name in HEADLINES:
-            if not metrics[name]:
-                cells.append("none")
-                continue
-            mean, half = mean_interval(metrics[name])
-            cells.append(f"{mean:.1f}" if half != half else f"{mean:.1f} +- {half:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def trial_runs(folder: Path, sweep: Sweep) -> list[Run]:
+    """The finished trials, in the order in which they first began.
+
+    Raises:
+        InputError: one that cannot be read.
+    """
+    runs = [read_run(folder / t.folder, t.overrides) for t in sweep.trials.values() if t.state == "finished"]
+    return [run for run in runs if run is not None]
 
 
-def plot(table: dict[tuple[Any, Any], dict[str, list[float]]], path: Path, parameter: str) -> None:
-    """Mean and interval of three headline metrics; a horizontal line is the base model."""
-    import matplotlib
+def failures(folder: Path, sweep: Sweep, unfinished: Sequence[Trial]) -> str:
+    """One line for each trial that did not finish: which, why, and where its output is."""
+    if not unfinished:
+        return ""
+    lines = [
+        f"- {cell(t.folder)} ({cell(shown(t.overrides, sweep.swept))}): "
+        f"{cell(t.reason or 'no end recorded: killed with its launcher, or still running')}; "
+        f"log: {cell(folder / t.folder / LOG)}"
+        for t in unfinished
+    ]
+    return "Failed (the same command tries these again):\n\n" + "\n".join(lines) + "\n"
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    shown = ("chair_i", "small_coverage", "attribute_accuracy")
-    settings = {key: value for key, value in table.items() if key[0] != BASE}
-    xs = list(dict.fromkeys(x for _, x in settings))
-    figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.6), layout="constrained")
-    groups = list(dict.fromkeys(group for group, _ in settings))
-    for axis, name in zip(axes, shown, strict=True):
-        for base in table.get((BASE, ""), {}).get(name, []):
-            axis.axhline(base, color="0.6", lw=1, label=BASE)
-        for n, group in enumerate(groups):
-            values = [(xs.index(x), m[name]) for (g, x), m in settings.items() if g == group and m[name]]
-            if not values:
-                continue
-            at, mean, half = zip(*((x, *mean_interval(v)) for x, v in values), strict=True)
-            side = 0.08 * (n - (len(groups) - 1) / 2)  # so that intervals do not hide each other
-            line = "" if parameter == "method" else "-"
-            label = str(group) or None
-            axis.errorbar([a + side for a in at], mean, half, marker="o", capsize=3, label=label, ls=line)
-        slant = {"rotation": 30, "ha": "right"} if parameter == "method" else {}
-        axis.set_xticks(range(len(xs)), [str(x) for x in xs], fontsize=8, **slant)
-        axis.set_title(TITLES[name] + " (%)", fontsize=10)
-        axis.set_xlabel(parameter)
-    axes[0].legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def _flags(arguments: Sequence[str]) -> list[str]:
+    """Those that say where configurations are."""
+    long, short = ("--config-path", "--config-name", "--config-dir"), ("-cp", "-cn", "-cd")
+    kept: list[str] = []
+    for at, argument in enumerate(arguments):
+        if argument in (*long, *short):
+            kept += arguments[at : at + 2]
+        elif argument.startswith(tuple(f"{name}=" for name in long)):
+            kept.append(argument)
+    return kept

@@ -1,0 +1,148 @@
+"""Table, best run and plots of any finished runs: `python -m uedpo.compare PATH...`.
+
+PATH is a results file, the directory of a run or of a sweep, or one above them. Parameters and seeds are
+found in what the runs differ in. With --against, differences on the same scenes and seeds too, with
+paired-bootstrap intervals. Writes OUT.md and plots beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from uedpo.errors import InputError
+from uedpo.report.page import SPLITS
+from uedpo.report.paired import differences, differences_table, forest_plot
+from uedpo.report.plots import write_plots
+from uedpo.report.runs import Run, choose_metric, is_base, runs_of
+from uedpo.report.summary import (
+    Name,
+    Settings,
+    base_of,
+    best_text,
+    columns,
+    parameters,
+    scenes_text,
+    settings,
+    table,
+    value,
+)
+from uedpo.report.sweep import failures
+from uedpo.results import BASE, key_of
+from uedpo.sweep import journal
+
+
+def compare(
+    paths: Sequence[Path],
+    out: Path,
+    by: Sequence[str] | None = None,
+    against: Name | None = None,
+    where: Sequence[str] = (),
+    metric: str | None = None,
+    mode: str | None = None,
+    split: str = "shift",
+) -> str:
+    """Write `out`.md and plots; returns the text.
+
+    Raises:
+        InputError: no runs, runs that do not compare, or a reference that is not there.
+    """
+    found = [run for path in paths for run in runs_of(path)]
+    known = {key_of(run.config): run for run in reversed(found)}  # of two the first
+    runs = [run for run in reversed(known.values()) if _chosen(run, where)]
+    trained = [run for run in runs if not is_base(run)]
+    if not trained:
+        condition = f" with {' and '.join(where)}" if where else ""
+        raise InputError(f"{', '.join(map(str, paths))}: no trained run{condition}")
+    by = parameters(trained) if by is None else by
+    groups = settings(trained, by)
+    chosen = choose_metric(trained, metric, mode, split)
+    names = columns(trained, chosen, split)
+    base = base_of(runs)
+    plots = write_plots(groups, by, chosen, names, base, out)
+    text = f"Mean and 95 % t interval over seeds{scenes_text(trained, split)}.\n\n"
+    text += f"{table(groups, by, names, base)}\n{best_text(groups, by, chosen)}"
+    if against:
+        text += f"\n{_against(groups, by, against, runs, split, out)}"
+        plots.append(out.with_name(f"{out.name}_differences.png"))
+    text += "".join(f"\n{part}" for path in paths if (part := _failed(path)))
+    pictures = "".join(f"![{path.stem}]({path.name})\n" for path in plots)
+    out.with_name(f"{out.name}.md").write_text(f"{text}\n{pictures}", encoding="utf-8")
+    return text
+
+
+def _against(
+    groups: Settings, by: Sequence[str], against: Name, runs: Sequence[Run], split: str, out: Path
+) -> str:
+    """The table of differences; writes their plot."""
+    base = [run for run in runs if is_base(run)]
+    whole = {(BASE, *[""] * (len(by) - 1)): base} if base and by else {}
+    whole |= groups
+    uncounted = [r.where for g in whole.values() for r in g if r.row is None or split not in r.row["counts"]]
+    if uncounted:
+        raise InputError(
+            f"--against: {uncounted[0]} has no counts of each scene, which pairs need; compare results files"
+        )
+    found = differences(whole, against, split)
+    reference = ", ".join(against)
+    forest_plot(found, out.with_name(f"{out.name}_differences.png"), reference)
+    return (
+        f"Difference from {reference} in percentage points, 95 % paired bootstrap interval over scenes "
+        f"and seeds; bold where it leaves 0 out.\n\n{differences_table(found, by)}"
+    )
+
+
+def _failed(path: Path) -> str:
+    """What a sweep's journal says of trials that did not finish."""
+    if not (path / journal.NAME).is_file():
+        return ""
+    sweep = journal.read(path)
+    return failures(path, sweep, [t for t in sweep.trials.values() if t.state != "finished"])
+
+
+def _chosen(run: Run, where: Sequence[str]) -> bool:
+    """Whether a run has all the values; the untrained model need not have the keys."""
+    for condition in where:
+        key, _, wanted = condition.partition("=")
+        found = value(run, key)
+        if found != wanted and not (is_base(run) and found in ("", BASE)):
+            return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m uedpo.compare",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    parser.add_argument("--by", help="keys that tell settings apart, comma-separated; default: found")
+    parser.add_argument("--against", nargs="+", metavar="VALUE", help="reference: values of the first keys")
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only such runs")
+    parser.add_argument("--metric", help="that ranks settings, as shift/chair_i or val/loss; default: found")
+    parser.add_argument("--mode", choices=["min", "max"], help="which is better; default: known for ours")
+    parser.add_argument("--split", default="shift", choices=list(SPLITS), help="of the evaluation")
+    parser.add_argument(
+        "--out", type=Path, help="what to write, without suffix; default: beside a file, or in a directory"
+    )
+    options = parser.parse_args()
+    first: Path = options.paths[0]
+    out = options.out or (first / "comparison" if first.is_dir() else first.with_suffix(""))
+    by = options.by.split(",") if options.by else None
+    try:
+        print(
+            compare(
+                options.paths, out, by, tuple(options.against or ()) or None, options.where,
+                options.metric, options.mode, options.split,
+            )
+        )  # fmt: skip
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
