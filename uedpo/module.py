@@ -102,7 +102,8 @@ class PreferenceModule(pl.LightningModule):
         pixels = None  # one tensor, so that policy and reference share its features
         if batch.pixel_values is not None and set(self.asked) - {"similarity"}:
             assert self.corruption is not None
-            pixels = self.corruption(batch.pixel_values, batch.ids, self.global_step, batch.pixel_lengths)
+            names, lengths = batch.image_ids, batch.pixel_lengths
+            pixels = self.corruption(batch.pixel_values, names, self.global_step, lengths)
         sides = {"policy": (self.score, policy), "reference": (self.score_reference, reference)}
         for side, (scorer, clear) in sides.items():
             logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"

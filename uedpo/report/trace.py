@@ -36,10 +36,11 @@ def trace_pairs(
     traces = []
     for i, pair in enumerate(pairs):
         trace: dict[str, Any] = {"id": pair.id, "prompt": pair.prompt}
-        if pair.image is not None and batch.pixel_values is not None:
-            trace["clear_image"] = _picture(batch.pixel_values[i], processor)
+        if batch.images[i] and batch.pixel_values is not None:
+            first = batch.images[i][0]
+            trace["clear_image"] = _picture(batch.pixel_values[first], processor)
             if corrupted is not None:
-                trace["corrupted_image"] = _picture(corrupted[i], processor)
+                trace["corrupted_image"] = _picture(corrupted[first], processor)
         for side, row in (("chosen", i), ("rejected", i + len(pairs))):
             trace[side] = {"before": before[row], "after": after[row]}
         traces.append(trace)
