@@ -34,7 +34,7 @@ class PreferencePair:
     """One row.
 
     Attributes:
-        image: PIL image, a tuple of several in the order of their places, or None (text-only).
+        image: PIL image, a list of several in the order of their places, or None (text-only).
         negatives: further rejected responses, the same number in every row (NaPO: an answer to the
             question alone, and one to the image alone).
         similarity: offline image-text scores of chosen and rejected (DA-DPO), or None.
@@ -73,7 +73,7 @@ class PreferencePair:
 
 
 def _as_tuple(image: Any) -> tuple[Any, ...]:
-    return image if isinstance(image, tuple) else () if image is None else (image,)
+    return tuple(image) if isinstance(image, list) else () if image is None else (image,)
 
 
 @dataclass
@@ -84,7 +84,8 @@ class PairBatch:
         ids: sample id of each pair.
         inputs: what the processor made (input_ids [2B, S], attention_mask [2B, S], ...), without
             pixels.
-        pixel_values: pixels [N, ...], an entry for each image, or None where no row has one.
+        pixel_values: pixels [N, ...], an entry for each image, an empty one for each text-only pair; None
+            where no pair has an image.
         has_image: bool [B].
         tokens: response tokens [2B, T], right-padded; the end-of-sequence token is included.
         mask: bool [2B, T], True on response tokens.
@@ -118,8 +119,8 @@ class PairBatch:
 
     def __post_init__(self) -> None:
         if not self.images:
-            own = [(i,) if seen else () for i, seen in enumerate(self.has_image.tolist())]
-            self.images = own * self.num_responses
+            for i, seen in enumerate(self.has_image.tolist() * self.num_responses):
+                self.images.append((i % len(self.ids),) if seen else ())
 
     @property
     def num_responses(self) -> int:
