@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 from uedpo.redact import looks_secret
 from uedpo.trust import trust_problems
-from uedpo.validate import stop_on, validate
+from uedpo.validate import ConfigError, stop_on, validate
 
 
 def conf_folder() -> Path:
@@ -22,11 +26,33 @@ def conf_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def check_overrides(overrides: list[str]) -> None:
+# what a command line raises that is not usable, here and in Hydra
+BAD_COMMAND_LINE = (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError)
+
+
+def check_command_line(arguments: Any) -> DictConfig:
+    """Check what Hydra's parser made of `sys.argv`, before Hydra acts on it.
+
+    Returns:
+        The configuration, of a sweep that of its first trial; validated, unless it is the user's own file.
+
+    Raises:
+        ConfigError: naming all problems; or one of `BAD_COMMAND_LINE`.
+    """
+    check_arguments(sys.argv[1:])
+    check_trusted_start(arguments.experimental_rerun)
+    own = (arguments.config_path, arguments.config_name, arguments.config_dir)
+    return check_own_config(arguments.overrides, *own) if any(own) else check_overrides(arguments.overrides)
+
+
+def check_overrides(overrides: list[str]) -> DictConfig:
     """Validate what the command line asks for, each value of a sweep too, before Hydra's own checks.
 
     Hydra stops at the first unknown key; here keys are added by force, so that `validate` names
     all of them with the nearest one.
+
+    Returns:
+        The configuration, of a sweep that of its first trial.
 
     Raises:
         ConfigError: naming all problems.
@@ -53,17 +79,24 @@ def check_overrides(overrides: list[str]) -> None:
                 choices = [f"{key}={value.strip()}" for value in str(values).split(",")]
                 swept.append((len(fixed), choices))
                 fixed.append(choices[0])
-        validate(_composed("config", fixed, overrides))
+        first = _composed("config", fixed, overrides)
+        validate(first)
         for at, choices in swept:
             for choice in choices[1:]:
                 validate(_composed("config", [*fixed[:at], choice, *fixed[at + 1 :]], overrides))
+    return first
 
 
-def check_own_config(overrides: list[str], path: str | None, name: str | None, more: str | None) -> None:
+def check_own_config(
+    overrides: list[str], path: str | None, name: str | None, more: str | None
+) -> DictConfig:
     """Check what a configuration of the user's names, before Hydra acts on it; `run` validates the rest.
 
     Args:
         path, name, more: --config-path, --config-name and --config-dir.
+
+    Returns:
+        The configuration, of a sweep that of its first trial.
 
     Raises:
         ConfigError: naming all problems.
@@ -80,10 +113,11 @@ def check_own_config(overrides: list[str], path: str | None, name: str | None, m
     with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         choices = [[f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in swept]
         firsts = [values[0] for values in choices]
-        _composed(name or "config", [*fixed, *firsts], overrides)
+        first = _composed(name or "config", [*fixed, *firsts], overrides)
         for at, values in enumerate(choices):
             for choice in values[1:]:
                 _composed(name or "config", [*fixed, *firsts[:at], choice, *firsts[at + 1 :]], overrides)
+    return first
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt, Lt
 
 from uedpo.data.datamodule import PairDataModule
+from uedpo.data.fields import image_list
 from uedpo.data.formats import FIRST, FORMATS, ToPair, detect
 from uedpo.data.images import find_image
 from uedpo.data.reading import Row, Rows, read_rows
@@ -78,6 +79,9 @@ class FilePairs(CheckedPairs):
             return row
         try:
             pair = self.to_pair(row)
+            sides = [image_list(side, pair.get(side)) for side in ("image", "rejected_image")]
+            if sides[0] == sides[1]:
+                pair["rejected_image"] = None
             for side in ("image", "rejected_image"):
                 value = pair.get(side)
                 if isinstance(value, list):
@@ -166,19 +170,16 @@ def file_data(
         InputError: nothing readable there, no format fits, or too many rows are rejected.
     """
     rows = read_rows(path, revision)
-    options = (format, image_root)
-    limits = {"max_bad_fraction": max_bad_fraction}
-    if val_path is None:
-        if len(rows) == 1:
-            raise InputError(
-                f"{rows.name}: one row is not enough for training and validation; set data.val_path"
-            )
-        train = FilePairs(rows, places_of(rows, "train", val_share), *options, num_pairs, **limits)
-        val = FilePairs(rows, places_of(rows, "val", val_share), *options, **limits)
-    else:
-        train = FilePairs(rows, range(len(rows)), *options, num_pairs, **limits)
-        others = read_rows(val_path, revision)
-        val = FilePairs(others, range(len(others)), *options, **limits)
+    if val_path is None and len(rows) == 1:
+        raise InputError(
+            f"{rows.name}: one row cannot be for training and validation both; set data.val_path"
+        )
+    others = rows if val_path is None else read_rows(val_path, revision)
+    parts = (places_of(rows, "train", val_share), places_of(rows, "val", val_share))
+    if val_path is not None:
+        parts = (range(len(rows)), range(len(others)))
+    train = FilePairs(rows, parts[0], format, image_root, num_pairs, max_bad_fraction)
+    val = FilePairs(others, parts[1], format, image_root, 0, max_bad_fraction)
     return PairDataModule(
         train, val, processor,
         batch_size=batch_size, max_response_tokens=max_response_tokens, num_workers=num_workers,

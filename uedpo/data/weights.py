@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.data.rows import CheckedPairs
 from uedpo.types import InputError, PreferencePair, Span
 
 
@@ -59,3 +60,27 @@ def sample_weights(pairs: Sequence[PreferencePair]) -> Tensor | None:
     """[B], or None where all are 1."""
     weights = [pair.weight for pair in pairs]
     return None if all(weight == 1 for weight in weights) else torch.tensor(weights)
+
+
+def check_weights_are_read(pairs: Sequence[PreferencePair], asked: Sequence[str], weighed: bool) -> None:
+    """Refuse weights of rows that this run would not read.
+
+    Args:
+        pairs: of training; data sets other than files have no weights.
+        asked: what the loss asks for, see `uedpo.loss`.
+        weighed: whether the configuration weighs tokens.
+
+    Raises:
+        InputError: naming a row and the remedy.
+    """
+    for pair in pairs.rows if isinstance(pairs, CheckedPairs) else []:
+        if pair.weight != 1 and "sample_weights" not in asked:
+            raise InputError(
+                f"row {pair.id}: has weight {pair.weight:g}, which this loss does not take; use loss=dpo or "
+                "ue_dpo, or leave the column out"
+            )
+        if (pair.chosen_weights or pair.rejected_weights) and not weighed:
+            raise InputError(
+                f"row {pair.id}: has weights of its tokens, and this configuration weighs none; set "
+                "weights=columns with a loss that takes them, or leave the columns out"
+            )
