@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
@@ -19,6 +21,7 @@ from tests.rows_of_formats import (
     write_json,
     write_parquet,
 )  # fmt: skip
+from tests.unit.test_images import noise
 from uedpo.data import images
 from uedpo.data.datamodule import check_pairs
 from uedpo.data.files import FilePairs, file_data
@@ -278,3 +281,18 @@ def test_one_file_is_split_and_two_are_not(tmp_path, processor):
     assert (len(data.train), len(data.val)) == (4, 3)
     with pytest.raises(InputError, match="one row cannot be for training and validation both"):
         file_data(processor, write_json(tmp_path / "b.jsonl", rows[:1]))
+
+
+def test_the_rows_of_the_documentation_are_read_as_it_says(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\*\*(\w+)\*\*.*?```json\n(.*?)\n```", text, re.DOTALL | re.MULTILINE)
+    assert [name for name, _ in found] == list(FORMATS)
+    (tmp_path / "pictures").mkdir()
+    for place in ("1.jpg", "pictures/1.jpg"):
+        noise().save(tmp_path / place)
+    for name, row in found:
+        (tmp_path / "a.jsonl").write_text(row)
+        pairs = pairs_of(str(tmp_path / "a.jsonl"))
+        assert f"format {name}, detected" in pairs.ledger.format
+        assert (pairs[0].prompt, pairs[0].chosen, pairs[0].rejected) == ("What is it?", "A cow.", "A pig.")
+        assert pairs[0].image.size == (40, 30)
