@@ -1,5 +1,6 @@
 """`python -m uedpo.check`: lengths, rejected rows and a page, without weights; exit codes 0 and 2."""
 
+import dataclasses
 import html.parser
 import json
 import sys
@@ -14,6 +15,7 @@ from uedpo.data.collate import PairCollator
 from uedpo.data.microworld import MicroWorldPairs
 from uedpo.data.survey import measure, quantiles
 from uedpo.model.hf import HFModel
+from uedpo.types import InputError
 
 
 @pytest.fixture
@@ -143,8 +145,14 @@ def test_placeholders_that_do_not_fit_the_images_are_found():
     token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     pair, collate = MicroWorldPairs("val", 1)[0], PairCollator(processor, 50)
     assert measure(pair, collate, token).problem == ""
-    processor.chat_template = "{{ messages[0]['content'][-1]['text'] }}"  # leaves the image out
-    assert "0 image placeholders for 1 images; use the processor" in measure(pair, collate, token).problem
+    assert "0 image placeholders for 1 images; use the processor" in measure(pair, collate, -5).problem
+    blind = dataclasses.replace(pair, image=None)
+    assert measure(blind, collate, token).problem == ""
+    usual = processor.tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    assert "image placeholders for 0 images" in measure(blind, collate, usual).problem
+    processor.chat_template = "{{ messages[0]['content'][-1]['text'] }} a"  # leaves the image out
+    with pytest.raises(InputError, match=f"row {pair.id}: the processor refuses its prompt and images"):
+        measure(pair, collate, token)
 
 
 def test_a_bar_appears_after_three_seconds_on_a_terminal(monkeypatch):

@@ -105,7 +105,7 @@ class PairCollator:
             image_inputs={n: self._stacked(images, n) for n in SIDES if any(n in made for made in images)},
             pixel_lengths=lengths,
             images=shown,
-            token_weights=token_weights(self.processor.tokenizer, pairs, mask),
+            token_weights=token_weights(self.processor.tokenizer, pairs, mask, lead=" "),
             sample_weights=sample_weights(pairs),
         )
 
@@ -145,7 +145,14 @@ class PairCollator:
         if not images:
             ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
             return EncodedPrompt(ids, None, [])
-        made = self.processor(images=list(images), text=[text], return_tensors="pt")
+        try:
+            made = self.processor(images=list(images), text=[text], return_tensors="pt")
+        except ValueError as error:  # transformers', of a prompt that places another number of images
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"row {pair.id}: the processor refuses its prompt and images ({reason}); use the processor "
+                "and chat template that belong to the model, or leave the row out"
+            ) from None
         extra = set(made) - {"input_ids", "attention_mask", "pixel_values", TOKEN_TYPES, *SIDES}
         if extra:
             raise InputError(f"the processor makes {sorted(extra)}, which this collator does not carry yet")

@@ -60,7 +60,7 @@ def measure(pair: PreferencePair, collate: PairCollator, image_token: int | None
         InputError: the row cannot be collated.
     """
     batch = collate([pair])
-    placeholders = (batch.inputs["input_ids"] == image_token).sum(1).tolist()
+    placeholders = [row.count(image_token) for row in batch.inputs["input_ids"].tolist()]
     responses, whole = batch.mask.sum(1).tolist(), batch.inputs["attention_mask"].sum(1).tolist()
     lengths = {
         "prompt": whole[0] - responses[0] - placeholders[0],
@@ -74,7 +74,8 @@ def measure(pair: PreferencePair, collate: PairCollator, image_token: int | None
     cut = sum(
         n == collate.max_response_tokens and t != collate.eos for n, t in zip(responses, lasts, strict=True)
     )
-    return Measured(lengths, len(pair.images), cut, _placeholder_problem(pair, placeholders))
+    problem = "" if image_token is None else _placeholder_problem(pair, placeholders)
+    return Measured(lengths, len(pair.images), cut, problem)
 
 
 def _placeholder_problem(pair: PreferencePair, placeholders: list[int]) -> str:

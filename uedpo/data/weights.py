@@ -12,12 +12,13 @@ from uedpo.data.rows import CheckedPairs
 from uedpo.types import InputError, PreferencePair, Span
 
 
-def token_weights(tokenizer: Any, pairs: Sequence[PreferencePair], mask: Tensor) -> Tensor | None:
+def token_weights(tokenizer: Any, pairs: Sequence[PreferencePair], mask: Tensor, lead: str) -> Tensor | None:
     """[K B, T]: a token weighs the mean of its characters, and 1 where no span covers it; further negatives,
     and the end token, weigh 1. None where no pair has spans.
 
     Args:
         mask: [K B, T], True on response tokens.
+        lead: what the collator puts before a response.
 
     Raises:
         InputError: the tokenizer does not say which characters a token has.
@@ -31,12 +32,12 @@ def token_weights(tokenizer: Any, pairs: Sequence[PreferencePair], mask: Tensor)
     )
     for row, (text, spans) in enumerate(sides):
         if spans:
-            values = response_weights(tokenizer, text, spans)[: int(mask[row].sum())]
+            values = response_weights(tokenizer, text, spans, lead)[: int(mask[row].sum())]
             weights[row, : len(values)] = torch.tensor(values)
     return weights
 
 
-def response_weights(tokenizer: Any, text: str, spans: Sequence[Span]) -> list[float]:
+def response_weights(tokenizer: Any, text: str, spans: Sequence[Span], lead: str) -> list[float]:
     """One weight for each token of a response, without its end token; raises as `token_weights` does."""
     if not tokenizer.is_fast:
         raise InputError(
@@ -46,12 +47,12 @@ def response_weights(tokenizer: Any, text: str, spans: Sequence[Span]) -> list[f
     characters = [1.0] * len(text)
     for start, end, weight in spans:
         characters[start:end] = [weight] * (end - start)
-    # as the collator tokenises it: without space around, after one space
-    first = len(text) - len(text.lstrip())
-    made = tokenizer(" " + text.strip(), add_special_tokens=False, return_offsets_mapping=True)
+    # as the collator tokenises it: without space around, after the lead
+    first, n = len(text) - len(text.lstrip()), len(lead)
+    made = tokenizer(lead + text.strip(), add_special_tokens=False, return_offsets_mapping=True)
     weights = []
     for begin, end in made["offset_mapping"]:
-        own = characters[max(begin - 1, 0) + first : max(end - 1, 0) + first]
+        own = characters[max(begin - n, 0) + first : max(end - n, 0) + first]
         weights.append(sum(own) / len(own) if own else 1.0)
     return weights
 
