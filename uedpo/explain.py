@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
@@ -22,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from uedpo import redact
 from uedpo.errors import ConfigError, InputError, local_path, os_line, plain_line
-from uedpo.overrides import check_arguments, check_overrides, check_trusted_start, conf_folder
+from uedpo.overrides import check_arguments, check_overrides, check_trusted_start
 from uedpo.validate import stop_on
 
 PAIR = ("image", "prompt", "chosen", "rejected")
@@ -91,9 +90,7 @@ def composed(overrides: list[str]) -> DictConfig:
     except HydraException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
     stop_on([f"{o.get_key_element()}: one value, no sweep" for o in parsed if o.is_sweep_override()])
-    check_overrides(overrides)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose("config", overrides)
+    cfg = check_overrides(overrides)
     if not str(cfg.weights.get("_target_")).endswith("UncertaintyProbe"):
         stop_on([f"weights={cfg.weights.get('_target_')}: makes no signals to show; use weights=uncertainty"])
     return cfg
@@ -111,9 +108,9 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
     from uedpo.report.record import truth_of
     from uedpo.report.terminal import show
     from uedpo.report.trace import trace_pairs
-    from uedpo.run import _quiet, build_weigher
+    from uedpo.run import build_weigher, quiet
 
-    _quiet()
+    quiet()
     output = local_path(own.get("output", "explain.html"))
     if not output.parent.is_dir():
         raise InputError(f"output={output}: no such folder as {output.parent}; make it, or name another")
@@ -140,9 +137,9 @@ def own_pair(own: dict[str, str], processor: Any) -> Any:
     Raises:
         InputError: the first thing that is wrong with it.
     """
+    from uedpo.data.fields import check_row
     from uedpo.data.images import load_image
     from uedpo.data.rejects import Ledger, RowProblem
-    from uedpo.data.rows import check_row
     from uedpo.data.texts import TextRules
     from uedpo.types import PreferencePair
 

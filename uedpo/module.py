@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from uedpo.loss import ON_REQUEST, dpo_loss
+from uedpo.loss import FROM_ROWS, ON_REQUEST, dpo_loss
 from uedpo.model.hf import HFModel
 from uedpo.scoring import Scorer
 from uedpo.types import InputError, LossOutput, PairBatch, TokenScores
@@ -49,7 +49,7 @@ class PreferenceModule(pl.LightningModule):
         self.corruption = corruption
         self.scorer = Scorer() if scorer is None else scorer
         self.asked = [name for name in inspect.signature(loss).parameters if name in ON_REQUEST]
-        if corruption is None and any(name != "similarity" for name in self.asked):
+        if corruption is None and any(name not in FROM_ROWS for name in self.asked):
             raise ValueError(f"the loss needs {', '.join(self.asked)}: give a corruption")
         self.policy: Any = None
         self.reference: Any = None
@@ -100,10 +100,13 @@ class PreferenceModule(pl.LightningModule):
             if batch.similarity is None:
                 raise InputError(f"rows {batch.ids[0]}, ...: have no similarity; this loss needs it")
             found["similarity"] = batch.similarity
+        if batch.sample_weights is not None:
+            found["sample_weights"] = batch.sample_weights
         pixels = None  # one tensor, so that policy and reference share its features
-        if batch.pixel_values is not None and set(self.asked) - {"similarity"}:
+        if batch.pixel_values is not None and set(self.asked) - set(FROM_ROWS):
             assert self.corruption is not None
-            pixels = self.corruption(batch.pixel_values, batch.ids, self.global_step, batch.pixel_lengths)
+            names, lengths = batch.image_ids, batch.pixel_lengths
+            pixels = self.corruption(batch.pixel_values, names, self.global_step, lengths)
         sides = {"policy": (self.score, policy), "reference": (self.score_reference, reference)}
         for side, (scorer, clear) in sides.items():
             logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"
@@ -112,13 +115,15 @@ class PreferenceModule(pl.LightningModule):
             corrupted = clear if pixels is None else scorer(batch, pixels)
             found[logps] = corrupted.logps
             found[sensitivity] = clear.target_logits - corrupted.target_logits
-        return {name: found[name] for name in self.asked}
+        return {name: found[name] for name in self.asked if name in found}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         policy = self.score(batch)
         reference = self.score_reference(batch)
         self.last_logps = policy.logps.detach(), reference.logps
         weights = self.weigher(batch, policy) if self.weigher is not None else None
+        if weights is not None and batch.token_weights is not None:
+            weights = weights * batch.token_weights.to(weights)
         more = self.requested(batch, policy, reference)
         out = self.loss(policy.logps, reference.logps, batch.mask, weights, **more)
         logged = {f"train/{name}": value for name, value in out.metrics.items()}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 from uedpo.errors import ConfigError
 from uedpo.redact import looks_secret
@@ -27,11 +30,33 @@ def conf_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def check_overrides(overrides: list[str]) -> None:
+# what a command line raises that is not usable, here and in Hydra
+BAD_COMMAND_LINE = (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError)
+
+
+def check_command_line(arguments: Any) -> DictConfig:
+    """Check what Hydra's parser made of `sys.argv`, before Hydra acts on it.
+
+    Returns:
+        The configuration, of a sweep that of its first trial; validated, unless it is the user's own file.
+
+    Raises:
+        ConfigError: naming all problems; or one of `BAD_COMMAND_LINE`.
+    """
+    check_arguments(sys.argv[1:])
+    check_trusted_start(arguments.experimental_rerun)
+    own = (arguments.config_path, arguments.config_name, arguments.config_dir)
+    return check_own_config(arguments.overrides, *own) if any(own) else check_overrides(arguments.overrides)
+
+
+def check_overrides(overrides: list[str]) -> DictConfig:
     """Validate what the command line asks for, each combination of a sweep too, before Hydra's own checks.
 
     Hydra stops at the first unknown key; here keys are added by force, so that `validate` names
     all of them with the nearest one.
+
+    Returns:
+        The configuration, of a sweep that of its first trial.
 
     Raises:
         ConfigError: naming all problems.
@@ -56,15 +81,16 @@ def check_overrides(overrides: list[str]) -> None:
                 if override.key_or_group not in named:
                     swept.append((len(fixed), _choices(override)))
                     fixed.append(swept[-1][1][0])
+            first = _composed("config", fixed, overrides)
+            validate(first)
             if swept:
                 _check_grid(fixed, swept, overrides)
-            else:
-                validate(_composed("config", fixed, overrides))
     except MissingConfigException as error:
         plugin = missing_plugin(error.missing_cfg_file)
         if plugin is None:
             raise
-        stop_on([plugin])
+        raise ConfigError(plugin) from None
+    return first
 
 
 def _prefix(override: Override) -> str:
@@ -128,11 +154,16 @@ def _validate_with(cfg: DictConfig, values: Sequence[str], overrides: Sequence[s
     validate(changed)
 
 
-def check_own_config(overrides: list[str], path: str | None, name: str | None, more: str | None) -> None:
+def check_own_config(
+    overrides: list[str], path: str | None, name: str | None, more: str | None
+) -> DictConfig:
     """Check what a configuration of the user's names, before Hydra acts on it; `run` validates the rest.
 
     Args:
         path, name, more: --config-path, --config-name and --config-dir.
+
+    Returns:
+        The configuration, of a sweep that of its first trial.
 
     Raises:
         ConfigError: naming all problems.
@@ -151,10 +182,11 @@ def check_own_config(overrides: list[str], path: str | None, name: str | None, m
             [line.lstrip("+") if line.startswith("++") else line for line in _choices(o)] for o in swept
         ]
         firsts = [values[0] for values in choices]
-        _composed(name or "config", [*fixed, *firsts], overrides)
+        first = _composed(name or "config", [*fixed, *firsts], overrides)
         for at, values in enumerate(choices):
             for choice in values[1:]:
                 _composed(name or "config", [*fixed, *firsts[:at], choice, *firsts[at + 1 :]], overrides)
+    return first
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from uedpo.loss import ON_REQUEST
+from uedpo.loss import FROM_ROWS, ON_REQUEST
 from uedpo.report.runs import known_mode
 
 # loss -> the weights it is for; and the losses that refuse weights
@@ -90,7 +90,7 @@ def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Itera
     if (name == "napo") != bool(at("data", "negatives")):
         yield "loss=napo and data.negatives=true go together: it is the loss of four responses a pair"
     try:
-        asked = [p for p in parameters_of(target) if p in ON_REQUEST and p != "similarity"]
+        asked = [p for p in parameters_of(target) if p in ON_REQUEST and p not in FROM_ROWS]
     except Exception:  # reported already
         asked = []
     probes = str(at("weights", "_target_")).endswith("UncertaintyProbe")

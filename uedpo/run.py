@@ -21,24 +21,18 @@ if __name__ == "__main__":
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from uedpo import redact
 from uedpo.atomic import replace
 from uedpo.data.rejects import TooManyRejected, write_rejected
+from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import GuardError, InputError, Stopped, plain_line
 from uedpo.lock import held
-from uedpo.overrides import (
-    check_arguments,
-    check_overrides,
-    check_own_config,
-    check_trusted_start,
-    conf_folder,
-)
+from uedpo.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
 from uedpo.report.runs import objective
 from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.results import (
@@ -100,7 +94,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
 
     from uedpo.tracking import log_end, log_start
 
-    _quiet()
+    quiet()
     begin = time.perf_counter()
     code_version()  # now: files may change while this runs
     if cfg.threads:
@@ -121,6 +115,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     data.collate([data.train[0]])  # what the processor makes is carried, or refused before weights load
     evaluation = instantiate(cfg.evaluation) if "_target_" in cfg.evaluation else None
     weigher = build_weigher(cfg, corruption)
+    check_weights_are_read(data.train, module.asked, weigher is not None)
     loggers = [instantiate(c, save_dir=str(folder)) for c in cfg.logger.values() if c is not None]
     trainer = instantiate(
         cfg.trainer,
@@ -242,7 +237,7 @@ def write_json(path: Path, value: Any) -> None:
     replace(path, lambda file: file.write(text.encode()))
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the libraries' notices off the screen, in this process and in workers of a sweep alike."""
     import pytorch_lightning  # noqa: F401  (sets its logger's level when first imported)
     from transformers.utils import logging as transformers_logging
@@ -306,14 +301,8 @@ def main() -> None:
     redact.install()
     arguments = get_args_parser().parse_args()
     try:
-        check_arguments(sys.argv[1:])
-        check_trusted_start(arguments.experimental_rerun)
-        own = (arguments.config_path, arguments.config_name, arguments.config_dir)
-        if any(own):
-            check_own_config(arguments.overrides, *own)
-        else:
-            check_overrides(arguments.overrides)
-    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
+        check_command_line(arguments)
+    except BAD_COMMAND_LINE as error:
         _stop(error)
     if arguments.config_path or arguments.config_name:  # a saved configuration has nothing of Hydra's
         sys.argv.append(f"++hydra.callbacks.summary._target_={SUMMARY}")

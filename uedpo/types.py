@@ -26,15 +26,25 @@ PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 
 
+Span = tuple[int, int, float]
+
+
 @dataclass(frozen=True)
 class PreferencePair:
     """One row.
 
     Attributes:
-        image: PIL image, or None (text-only).
+        image: PIL image, a list of several in the order of their places, or None (text-only).
         negatives: further rejected responses, the same number in every row (NaPO: an answer to the
             question alone, and one to the image alone).
         similarity: offline image-text scores of chosen and rejected (DA-DPO), or None.
+        rejected_image: what the rejected response is about where that differs, as many images; else None.
+        history: earlier turns, the oldest first, as (system | user | assistant, text).
+        image_at: where each image stands, as (turn, characters into its text); the prompt is the turn after
+            those of `history`. Empty: all before the prompt.
+        weight: of the pair in the loss.
+        chosen_weights, rejected_weights: (start, end, weight) of spans of characters of a response that do
+            not overlap; the rest weighs 1.
     """
 
     id: str
@@ -44,6 +54,26 @@ class PreferencePair:
     rejected: str
     negatives: tuple[str, ...] = ()
     similarity: tuple[float, float] | None = None
+    rejected_image: Any = None
+    history: tuple[tuple[str, str], ...] = ()
+    image_at: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
+    chosen_weights: tuple[Span, ...] = ()
+    rejected_weights: tuple[Span, ...] = ()
+
+    @property
+    def images(self) -> tuple[Any, ...]:
+        """Images of the prompt of the chosen response."""
+        return _as_tuple(self.image)
+
+    @property
+    def rejected_images(self) -> tuple[Any, ...]:
+        """Images of the prompt of the rejected response."""
+        return self.images if self.rejected_image is None else _as_tuple(self.rejected_image)
+
+
+def _as_tuple(image: Any) -> tuple[Any, ...]:
+    return tuple(image) if isinstance(image, list) else () if image is None else (image,)
 
 
 @dataclass
@@ -54,16 +84,21 @@ class PairBatch:
         ids: sample id of each pair.
         inputs: what the processor made (input_ids [2B, S], attention_mask [2B, S], ...), without
             pixels.
-        pixel_values: pixels of the image of each pair, [B, ...], or None where no row has one.
+        pixel_values: pixels [N, ...], an entry for each image, an empty one for each text-only pair; None
+            where no pair has an image.
         has_image: bool [B].
         tokens: response tokens [2B, T], right-padded; the end-of-sequence token is included.
         mask: bool [2B, T], True on response tokens.
         positions: [2B, T], index in the sequence whose logits predict `tokens`.
         similarity: [2B], see `PreferencePair`; None where the rows have none.
-        image_inputs: what else the processor says of each image (image_grid_thw [B, 3] or
-            image_sizes [B, 2]), 0 where there is none.
-        pixel_lengths: how much of the first axis of `pixel_values[i]` is image, the rest is padding;
+        image_inputs: what else the processor says of each image (image_grid_thw [N, 3] or
+            image_sizes [N, 2]).
+        pixel_lengths: how much of the first axis of `pixel_values[n]` is image, the rest is padding;
             None where all images have one shape.
+        images: the entries of `pixel_values` that the prompt of each response shows, in their order, a
+            tuple for each of the 2B rows. Left out, pair i shows entry i where it has an image.
+        token_weights: [2B, T], 1 where the data set says nothing, or None where no row has any.
+        sample_weights: [B], or None where all are 1.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
@@ -78,6 +113,14 @@ class PairBatch:
     image_inputs: dict[str, Tensor] = field(default_factory=dict)
     pixel_lengths: list[int] | None = None
     similarity: Tensor | None = None
+    images: list[tuple[int, ...]] = field(default_factory=list)
+    token_weights: Tensor | None = None
+    sample_weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            for i, seen in enumerate(self.has_image.tolist() * self.num_responses):
+                self.images.append((i % len(self.ids),) if seen else ())
 
     @property
     def num_responses(self) -> int:
@@ -88,6 +131,17 @@ class PairBatch:
     def seeing(self) -> Tensor:
         """bool [2B, T]: response tokens of pairs with an image, which is where corruption can matter."""
         return self.mask & self.has_image.repeat(self.num_responses)[:, None]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """A name for each entry of `pixel_values`, by which it gets its noise: that of its pair, numbered
+        from the second one on."""
+        names = [""] * (0 if self.pixel_values is None else len(self.pixel_values))
+        for i, name in enumerate(self.ids):
+            entries = dict.fromkeys(e for row in self.images[i :: len(self.ids)] for e in row)
+            for number, entry in enumerate(entries):
+                names[entry] = f"{name}#{number + 1}" if number else name
+        return names
 
     def to(self, device: torch.device | str) -> PairBatch:
         return PairBatch(
@@ -101,6 +155,9 @@ class PairBatch:
             {k: v.to(device) for k, v in self.image_inputs.items()},
             self.pixel_lengths,
             None if self.similarity is None else self.similarity.to(device),
+            self.images,
+            None if self.token_weights is None else self.token_weights.to(device),
+            None if self.sample_weights is None else self.sample_weights.to(device),
         )
 
 

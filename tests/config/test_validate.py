@@ -2,6 +2,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from uedpo.data.formats import FORMATS
 from uedpo.overrides import check_overrides, conf_folder
 from uedpo.results import read_rows
 from uedpo.validate import ConfigError, validate
@@ -46,6 +47,9 @@ def test_every_experiment_validates(name):
         ["evaluation=none"],
         ["model.lora=null"],
         ["data=jsonl", "data.train.path=a.jsonl", "data.val.path=b.jsonl", "evaluation=none"],
+        ["data=files", "data.path=a.jsonl", "data.format=sharegpt", "data.num_pairs=3", "evaluation=none"],
+        ["data=rlaif_v", "evaluation=none"],
+        ["weights=columns"],
         ["weights.alpha=0,0.3,1", "seed=0,1"],
     ],
 )
@@ -121,11 +125,21 @@ def test_all_problems_come_in_one_message():
         ("data.negatives=true", "data.negatives=true go together"),
         ("weights.alpha=0,0.3,2", "weights.alpha=2"),
         ("weights.every_n_steps=0", "weights.every_n_steps=0"),
+        ("data=files", "data.path: missing"),
+        ("loss.sample_weights=1", "loss.sample_weights: unknown key"),
         ("loss._target_=uedpo.loss.nope", "cannot be imported"),
     ],
 )
 def test_bad_values_name_key_value_and_range(override, part):
     assert part in problems(override)
+
+
+def test_formats_of_files_are_those_that_exist():
+    text = problems("data=files", "data.path=a", "data.format=alpaca", "data.val_share=1", "data.train=x")
+    assert all(f"'{name}'" in text.split("data.format='alpaca'")[1] for name in ("auto", *FORMATS))
+    assert "data.val_share=1: must be" in text
+    assert "data.train: unknown key" in text
+    assert "loss=dpo takes no token weights" in problems("loss=dpo", "weights=columns")
 
 
 def test_saving_probes_where_none_are_made_is_refused():

@@ -17,7 +17,7 @@ from uedpo.data.fingerprint import digest, fingerprint
 from uedpo.data.images import check_image
 from uedpo.data.overlap import find_overlap
 from uedpo.data.rejects import write_rejected
-from uedpo.data.rows import CheckedPairs, contents
+from uedpo.data.rows import CheckedPairs, Source, contents
 from uedpo.data.texts import TextRules
 from uedpo.types import Fraction, InputError, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
 
@@ -65,14 +65,14 @@ def check_pairs(
         InputError: too many rows are rejected.
     """
     rules = TextRules(processor, max_response_tokens, negatives, pairs.ledger)
-    pictures: set[Path] = set()
+    pictures: set[Source] = set()
 
     def check(pair: PreferencePair) -> None:
         rules(pair)
-        if decode and pair.image is not None and pair.image not in pictures:
-            check_image(contents(pair), decode=True)
-            if isinstance(pair.image, Path):
-                pictures.add(pair.image)
+        for source in (*pair.images, *pair.rejected_images) if decode else ():
+            if source not in pictures:
+                check_image(contents(source), decode=True)
+                pictures.add(source)
 
     pairs.keep(check)
 

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from uedpo.data.formats.simple import to_pair
 from uedpo.data.images import find_image
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import CheckedPairs, numbered_lines, parse_line
@@ -17,7 +18,8 @@ class JsonlPairs(CheckedPairs):
 
     Two methods take one more key: "negatives", a list of further rejected responses (NaPO: the answer
     to the question alone, then to the image alone), and "similarity", the image-text scores of chosen
-    and rejected (DA-DPO). Other keys are ignored. Every row is checked, see docs/data.md.
+    and rejected (DA-DPO). More that a row may have, and what is checked: docs/data.md. Other keys are
+    ignored.
 
     Args:
         path: the JSONL file.
@@ -46,7 +48,7 @@ class JsonlPairs(CheckedPairs):
 
         for number, line in numbered_lines(file):
             try:
-                row: dict[str, Any] | RowProblem = line if isinstance(line, RowProblem) else parse_line(line)
+                row = line if isinstance(line, RowProblem) else to_pair(parse_line(line))
             except RowProblem as problem:
                 row = problem
             self.add(number, row, image)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from uedpo.data.rows import CheckedPairs, contents
+from uedpo.data.rows import CheckedPairs, Source, contents
 from uedpo.types import PreferencePair
 
 
@@ -40,7 +40,7 @@ def find_overlap(train: CheckedPairs, val: CheckedPairs) -> Overlap:
     for i, (pair, own) in enumerate(_given_ids(val)):
         if own and pair.id in ids:
             found.id.append(i)
-        elif pair.image is not None and pair in seen:
+        elif any(source in seen for source in _sources(pair)):
             found.image.append(i)
     return found
 
@@ -52,37 +52,40 @@ def _given_ids(pairs: CheckedPairs) -> Iterator[tuple[PreferencePair, bool]]:
         yield pair, pair.id != f"{name}:{line}"
 
 
+def _sources(pair: PreferencePair) -> tuple[Source, ...]:
+    return (*pair.images, *(pair.rejected_images if pair.rejected_image is not None else ()))
+
+
 class _Pictures:
     """The pictures of a data set, by size and, where two have one size, by content."""
 
     def __init__(self, pairs: CheckedPairs) -> None:
-        self._by_size: dict[int, set[Path | int]] = defaultdict(set)
-        self._pairs = pairs
-        self._known: dict[Path | int, bytes] = {}
-        for i, pair in enumerate(pairs.rows):
-            if pair.image is not None:
-                self._by_size[_size(pair)].add(pair.image if isinstance(pair.image, Path) else i)
+        self._by_size: dict[int, set[Source]] = defaultdict(set)
+        self._known: dict[Source, bytes] = {}
+        for pair in pairs.rows:
+            for source in _sources(pair):
+                self._by_size[_size(source)].add(source)
 
-    def __contains__(self, pair: PreferencePair) -> bool:
-        same_size = self._by_size.get(_size(pair), set())
-        if pair.image in same_size:
+    def __contains__(self, source: Source) -> bool:
+        same_size = self._by_size.get(_size(source), set())
+        if source in same_size:
             return True
-        if not same_size:
-            return False
-        content = hashlib.sha256(_bytes(pair)).digest()
-        return any(self._digest(key) == content for key in same_size)
+        return bool(same_size) and _digest(source) in {self._digest(other) for other in same_size}
 
-    def _digest(self, key: Path | int) -> bytes:
-        if key not in self._known:
-            raw = key.read_bytes() if isinstance(key, Path) else _bytes(self._pairs.rows[key])
-            self._known[key] = hashlib.sha256(raw).digest()
-        return self._known[key]
+    def _digest(self, source: Source) -> bytes:
+        if source not in self._known:
+            self._known[source] = _digest(source)
+        return self._known[source]
 
 
-def _bytes(pair: PreferencePair) -> bytes:
-    raw = contents(pair)
+def _digest(source: Source) -> bytes:
+    return hashlib.sha256(_bytes(source)).digest()
+
+
+def _bytes(source: Source) -> bytes:
+    raw = contents(source)
     return raw.read_bytes() if isinstance(raw, Path) else raw
 
 
-def _size(pair: PreferencePair) -> int:
-    return pair.image.stat().st_size if isinstance(pair.image, Path) else len(_bytes(pair))
+def _size(source: Source) -> int:
+    return source.stat().st_size if isinstance(source, Path) else len(_bytes(source))

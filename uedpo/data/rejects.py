@@ -55,11 +55,13 @@ class Ledger:
     """What became of the rows of one file: `read` = used + rejected, always.
 
     Attributes:
+        format: how the rows were read, in words.
         converted: how many images are not plain 8-bit RGB, by what they are.
         cut: responses of used rows that are longer than the limit, and lose their tail.
     """
 
     file: str
+    format: str = ""
     read: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     converted: Counter[str] = field(default_factory=Counter)
@@ -95,13 +97,16 @@ class Ledger:
             limit = f"{bad} of {self.read} rows rejected, none is left"
         if bad == 1:
             raise TooManyRejected(f"{self.rejected[0]}; {limit}", self.rejected)
-        lines = [f"{self.file}: {limit}: {self._codes()}; fix them, all are listed in rejected.jsonl"]
+        read = f" ({self.format})" if self.format else ""
+        lines = [f"{self.file}{read}: {limit}: {self._codes()}; fix them, all are listed in rejected.jsonl"]
         lines += [str(r) for r in self.rejected[:SHOWN]]
         raise TooManyRejected("\n  ".join(lines), self.rejected)
 
     def summary(self) -> str:
         """One line: rows read = used + rejected, and what was converted or cut."""
-        parts = [f"{self.file}: {self.read} rows read = {self.used} used + {len(self.rejected)} rejected"]
+        read = f" ({self.format})" if self.format else ""
+        counts = f"{self.read} rows read = {self.used} used + {len(self.rejected)} rejected"
+        parts = [f"{self.file}{read}: {counts}"]
         if self.rejected:
             parts[0] += f" ({self._codes()}; see rejected.jsonl)"
         if self.converted:

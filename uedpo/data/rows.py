@@ -1,37 +1,26 @@
 """One validator of preference rows, whatever they are read from and whoever asks.
 
-`parse_line` and `check_row` look at one row; `CheckedPairs` holds what is usable of a file, looks at
-what needs the model's tokenizer, and decodes an image when its row is asked for.
+`parse_line` and `uedpo.data.fields` look at one row; `CheckedPairs` holds what is usable of a file, and
+decodes an image when its row is asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
 import os
-import re
 import stat
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
+from uedpo.data.fields import Fields, check_row, kind
 from uedpo.data.fingerprint import digest
 from uedpo.data.images import check_image, load_image
 from uedpo.data.rejects import Ledger, RowProblem
 from uedpo.types import InputError, PreferencePair
 
-TEXTS = ("prompt", "chosen", "rejected")
-COLUMNS = ("image", *TEXTS, "id", "negatives", "similarity")
 MAX_LINE = 2**20
-# the image goes in its own column; a processor would take these for one
-_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>", re.IGNORECASE)
-_JSON_TYPES = {
-    dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number",
-    float: "a number", type(None): "null",
-}  # fmt: skip
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | RowProblem]]:
@@ -42,7 +31,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | RowProblem]]:
     Raises:
         InputError: not a regular file.
     """
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         number = 0
         while line := file.readline(MAX_LINE + 1):
             number += 1
@@ -56,7 +45,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | RowProblem]]:
                 yield number, line
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read, never a pipe or a device.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     except (OSError, ValueError) as error:
@@ -88,7 +82,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         raise RowProblem("row", "BAD_JSON", f"is not JSON ({reason}); one object a line") from None
     if not isinstance(row, dict):
-        raise RowProblem("row", "BAD_TYPE", f"is {_kind(row)}; one object a line")
+        raise RowProblem("row", "BAD_TYPE", f"is {kind(row)}; one object a line")
     return row
 
 
@@ -101,100 +95,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-class Fields(NamedTuple):
-    """A row that is usable as far as its own text tells; `image` is as written."""
-
-    id: str | None
-    image: object
-    prompt: str
-    chosen: str
-    rejected: str
-    negatives: tuple[str, ...]
-    similarity: tuple[float, float] | None
-
-
-def check_row(row: Mapping[str, Any]) -> Fields:
-    """The fields of a row, of the right types and worth training on.
-
-    Raises:
-        RowProblem: the first thing that is wrong with it.
-    """
-    for key in ("image", *TEXTS):
-        if key not in row:
-            raise RowProblem(key, "MISSING_COLUMN", _missing(key, row))
-    prompt, chosen, rejected = (_text(key, row[key]) for key in TEXTS)
-    if _normal(chosen) == _normal(rejected):
-        raise RowProblem("rejected", "IDENTICAL_PAIR", "and chosen are the same; drop the row")
-    negatives = row.get("negatives", [])
-    if not isinstance(negatives, list):
-        raise RowProblem("negatives", "BAD_TYPE", "must be a list of texts that are not empty")
-    return Fields(
-        _identity(row.get("id")),
-        row["image"],
-        prompt,
-        chosen,
-        rejected,
-        tuple(_text("negatives", text) for text in negatives),
-        _similarity(row.get("similarity")),
-    )
-
-
-def _missing(key: str, row: Mapping[str, Any]) -> str:
-    others = [str(k) for k in row if k not in COLUMNS]
-    near = difflib.get_close_matches(key, others, 1, cutoff=0.6)
-    found = ", ".join(repr(str(k)[:40]) for k in list(row)[:10]) or "none"
-    hint = f"; did you mean {near[0][:40]!r}? rename it" if near else "; rename or add it"
-    return f"is missing; columns found: {found}{hint}"
-
-
-def _text(key: str, value: object) -> str:
-    if not isinstance(value, str):
-        wanted = "a list of texts that are" if key == "negatives" else "a text that is"
-        raise RowProblem(key, "BAD_TYPE", f"must be {wanted} not empty; this is {_kind(value)}")
-    # zero-width characters are no text either
-    if not any(c.isprintable() and not c.isspace() for c in value):
-        wanted = "a list of texts that are" if key == "negatives" else "a text that is"
-        raise RowProblem(key, "EMPTY_TEXT", f"must be {wanted} not empty; drop the row")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowProblem(key, "BAD_UTF8", "holds half of a surrogate pair; repair the text") from None
-    found = _PLACEHOLDER.search(value)
-    if found:
-        raise RowProblem(
-            key, "PLACEHOLDER", f"holds {found[0]!r}; the image has its own column, remove it from the text"
-        )
-    return value
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _identity(value: object) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise RowProblem("id", "BAD_TYPE", f"must be a text or a whole number; this is {_kind(value)}")
-    return _text("id", str(value))
-
-
-def _similarity(value: object) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or not all(type(n) in (int, float) for n in value):
-        raise RowProblem("similarity", "BAD_TYPE", "must be two numbers, of chosen and rejected")
-    try:
-        first, second = float(value[0]), float(value[1])
-    except OverflowError:
-        first = second = math.inf
-    if not (math.isfinite(first) and math.isfinite(second)):
-        raise RowProblem("similarity", "NOT_FINITE", "must be two finite numbers; recompute them")
-    return first, second
-
-
-def _kind(value: object) -> str:
-    return _JSON_TYPES.get(type(value), type(value).__name__)
+# an image that is not decoded yet: a file, or a function that gives its bytes
+Source = Path | Callable[[], bytes]
 
 
 class CheckedPairs(Sequence[PreferencePair]):
@@ -207,17 +109,16 @@ class CheckedPairs(Sequence[PreferencePair]):
     def __init__(self, file: str, max_bad_fraction: float) -> None:
         self.ledger = Ledger(file)
         self.max_bad_fraction = max_bad_fraction
-        self.rows: list[PreferencePair] = []  # image: a path, or a function that gives the bytes
+        self.rows: list[PreferencePair] = []  # its images are `Source`s
         self.lines: list[int] = []
         self._seen: dict[str, int] = {}
         self._images: dict[Path, str | RowProblem | None] = {}
 
-    def add(self, line: int, row: Mapping[str, Any] | RowProblem, image: Callable[[Any], Any]) -> None:
+    def add(self, line: int, row: Mapping[str, Any] | RowProblem, image: Callable[[Any], Source]) -> None:
         """Count a row, and keep it if it is usable.
 
         Args:
-            image: value of the column -> path of the picture, or a function that gives its bytes; not
-                asked where the value is null.
+            image: what a row has for an image -> where it is; not asked where a row has none.
         """
         self.ledger.read += 1
         name = f"{Path(self.ledger.file).name}:{line}"
@@ -230,28 +131,45 @@ class CheckedPairs(Sequence[PreferencePair]):
             # noise is a function of the id, so the default one must not depend on how the path was typed
             identity = name if fields.id is None else fields.id
             self._check_identity(fields, identity)
-            source = None if fields.image is None else image(fields.image)
-            what = None if source is None else self._check_image(source)
+            images, what = self._found("image", fields.images, image)
+            others, more = self._found("rejected_image", fields.rejected_images or (), image)
         except RowProblem as problem:
             self.ledger.reject(name, line, problem)
             return
         if fields.id is not None:
-            self._seen[identity] = hash(fields[1:])
-        if what:
-            self.ledger.converted[what] += 1
-        self.rows.append(PreferencePair(identity, source, *fields[2:]))
+            self._seen[identity] = _content(fields)
+        self.ledger.converted.update(what + more)
+        pair = PreferencePair(
+            identity, _one_or_all(images), fields.prompt, fields.chosen, fields.rejected, fields.negatives,
+            fields.similarity, _one_or_all(others), *fields[8:],
+        )  # fmt: skip
+        self.rows.append(pair)
         self.lines.append(line)
 
     def _check_identity(self, fields: Fields, identity: str) -> None:
         if fields.id is None or identity not in self._seen:
             return
-        if self._seen[identity] == hash(fields[1:]):
+        if self._seen[identity] == _content(fields):
             raise RowProblem("id", "DUPLICATE", f"{identity[:80]!r} was read before, with the same content")
         raise RowProblem(
             "id", "DUPLICATE_ID", f"{identity[:80]!r} was read before, with other content; make ids unique"
         )
 
-    def _check_image(self, source: Path | Callable[[], bytes]) -> str | None:
+    def _found(
+        self, field: str, values: Sequence[Any], image: Callable[[Any], Source]
+    ) -> tuple[list[Source], list[str]]:
+        """(sources of the images, what those are that are not plain RGB)."""
+        sources, kinds = [], []
+        for number, value in enumerate(values):
+            try:
+                sources.append(image(value))
+                kinds.append(self._check_image(sources[-1]))
+            except RowProblem as problem:
+                place = f"{field}[{number}]" if len(values) > 1 else field
+                raise RowProblem(place, problem.code, problem.detail) from None
+        return sources, [what for what in kinds if what]
+
+    def _check_image(self, source: Source) -> str | None:
         if not isinstance(source, Path):
             return check_image(source())
         if source not in self._images:  # many rows ask about one picture
@@ -266,18 +184,12 @@ class CheckedPairs(Sequence[PreferencePair]):
 
     def fingerprint(self) -> str:
         """Hash of all texts, and of name and size of each image file; stored pictures are not read."""
-        return digest(
-            [
-                [p.id, p.prompt, p.chosen, p.rejected, p.negatives, p.similarity],
-                [p.image.name, p.image.stat().st_size] if isinstance(p.image, Path) else None,
-            ]
-            for p in self.rows
-        )
+        return digest(_described(pair) for pair in self.rows)
 
     def keep(self, check: Callable[[PreferencePair], None]) -> None:
         """Reject the rows for which `check` raises a RowProblem, then settle the account.
 
-        `check` gets each pair with its image undecoded.
+        `check` gets each pair with its images undecoded.
         """
         kept = []
         for i, (pair, line) in enumerate(zip(self.rows, self.lines, strict=True)):
@@ -298,12 +210,41 @@ class CheckedPairs(Sequence[PreferencePair]):
         if pair.image is None:
             return pair
         try:
-            return dataclasses.replace(pair, image=load_image(contents(pair)))
+            images = [load_image(contents(source)) for source in pair.images]
+            others = [
+                load_image(contents(s)) for s in pair.rejected_images if pair.rejected_image is not None
+            ]
         except RowProblem as problem:
             where = f"{self.ledger.file}:{self.lines[i]} (id {pair.id[:80]})"
             raise InputError(f"{where}: {problem}; data.decode_check=true finds such rows first") from None
+        return dataclasses.replace(pair, image=_one_or_all(images), rejected_image=_one_or_all(others))
 
 
-def contents(pair: PreferencePair) -> Path | bytes:
-    """What `load_image` takes, of a pair of `CheckedPairs.rows`."""
-    return pair.image if isinstance(pair.image, Path) else pair.image()
+def contents(source: Source) -> Path | bytes:
+    """What `load_image` takes."""
+    return source if isinstance(source, Path) else source()
+
+
+def _one_or_all(images: Sequence[Any]) -> Any:
+    return list(images) if len(images) > 1 else images[0] if images else None
+
+
+def _content(fields: Fields) -> int:
+    """A hash of what a row says; of stored images, only that they are there."""
+    images = [
+        tuple(str(v) if isinstance(v, str) else None for v in side or ()) for side in (fields[1], fields[7])
+    ]
+    return hash((*images, *fields[2:7], *fields[8:]))
+
+
+def _described(pair: PreferencePair) -> list[Any]:
+    texts = [pair.id, pair.prompt, pair.chosen, pair.rejected, pair.negatives, pair.similarity]
+    images, others = (
+        [[i.name, i.stat().st_size] if isinstance(i, Path) else None for i in side]
+        for side in (pair.images, pair.rejected_images)
+    )
+    said: list[Any] = [texts, _one_or_all(images)]
+    # what rows had before they could have more stays as it was, or old checkpoints would not know their data
+    more = [pair.history, pair.image_at, pair.weight, pair.chosen_weights, pair.rejected_weights]
+    different = pair.rejected_image is not None
+    return [*said, *more, others] if different or more != [(), (), 1.0, (), ()] else said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from uedpo.data.prompts import pair_prompt
 from uedpo.data.rejects import Ledger, RowProblem
 from uedpo.types import PreferencePair
 
@@ -23,6 +24,7 @@ class TextRules:
     """
 
     def __init__(self, processor: Any, max_response_tokens: int, negatives: bool, ledger: Ledger) -> None:
+        self.processor = processor
         self.tokenizer, self.max_tokens = processor.tokenizer, max_response_tokens
         self.needs_negatives, self.num_negatives = negatives, 0
         self.ledger = ledger
@@ -38,9 +40,11 @@ class TextRules:
         responses = {"chosen": pair.chosen, "rejected": pair.rejected}
         for field, text in {"prompt": pair.prompt, **responses}.items():
             self._no_control(field, text)
+        if pair.history:
+            self._history(pair)
         if self.needs_negatives:
             self._negatives(pair)
-        if self._longer(pair.prompt, self.max_prompt):
+        if self._longer("".join([*(text for _, text in pair.history), pair.prompt]), self.max_prompt):
             raise RowProblem(
                 "prompt",
                 "PROMPT_TOO_LONG",
@@ -51,7 +55,8 @@ class TextRules:
             for field, text in responses.items()
             if self._longer(" " + text.strip(), self.max_tokens - 1)
         ]
-        if len(cut) == 2 and self._kept(pair.chosen) == self._kept(pair.rejected):
+        same = len(cut) == 2 and pair.rejected_image is None
+        if same and self._kept(pair.chosen) == self._kept(pair.rejected):
             raise RowProblem(
                 "rejected", "IDENTICAL_AFTER_CUT",
                 f"and chosen are the same in their first {self.max_tokens} tokens; "
@@ -65,6 +70,18 @@ class TextRules:
             raise RowProblem(
                 field, "CONTROL_TOKEN", f"holds {found[0]!r}, a control token of the model; remove it"
             )
+
+    def _history(self, pair: PreferencePair) -> None:
+        """Some templates refuse a system turn; others leave out what they do not know."""
+        for _, text in pair.history:
+            self._no_control("history", text)
+        try:
+            made, reason = pair_prompt(self.processor, pair), "leaves a turn out"
+        except Exception as error:  # jinja's, raised by the template itself
+            made, reason = "", f"refuses these turns ({str(error).splitlines()[0][:120]})"
+        # templates may strip the text of a turn
+        if not all(text.strip() in made for _, text in pair.history):
+            raise RowProblem("history", "TEMPLATE", f"does not go: the chat template {reason}; drop the row")
 
     def _negatives(self, pair: PreferencePair) -> None:
         self.num_negatives = self.num_negatives or len(pair.negatives)

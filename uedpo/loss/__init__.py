@@ -2,7 +2,8 @@
 
 All take (policy_logps, reference_logps, mask, weights) and return a `LossOutput`. What else a loss
 needs it asks for by the name of a keyword-only parameter, one of `ON_REQUEST`: all [2B, T] but
-similarity [2B]. `uedpo.module` computes what is asked, and nothing else.
+similarity [2B] and sample_weights [B] (None where all are 1). `uedpo.module` computes what is asked, and
+nothing else.
 """
 
 from uedpo.loss.da_dpo import da_dpo_loss
@@ -15,15 +16,17 @@ from uedpo.loss.tpo import tpo_loss
 from uedpo.loss.ue_dpo import ue_dpo_loss
 from uedpo.loss.v_dpo import v_dpo_loss
 
+FROM_ROWS = ("similarity", "sample_weights")
 ON_REQUEST = (
     "corrupted_policy_logps",
     "corrupted_reference_logps",
     "policy_sensitivity",
     "reference_sensitivity",
-    "similarity",
+    *FROM_ROWS,
 )
 
 __all__ = [
+    "FROM_ROWS",
     "ON_REQUEST",
     "da_dpo_loss",
     "dpo_loss",

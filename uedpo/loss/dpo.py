@@ -26,6 +26,7 @@ def dpo_loss(
     label_smoothing: Smoothing = 0.0,
     length_normalised: bool = False,
     sft: NonNegativeFloat = 0.0,
+    sample_weights: Tensor | None = None,
 ) -> LossOutput:
     """A function of D = S(chosen) - S(rejected), S the summed log-ratio of a response; mean over pairs.
 
@@ -46,6 +47,8 @@ def dpo_loss(
         length_normalised: divide S by the response's number of tokens.
         sft: weight of the mean negative log-probability of all chosen tokens, added (RPO, arXiv
             2404.19733; LLaVA-Hound-DPO, arXiv 2404.01258, calls it gamma).
+        sample_weights: [B], each pair's loss is multiplied by its own before the mean over B; not the sft
+            term. None is 1.
 
     Raises:
         ValueError: shapes that differ, an odd number of rows, options out of range or that have no
@@ -57,7 +60,7 @@ def dpo_loss(
     _check_form(form, label_smoothing, sft)
     policy, reference = masked(mask, policy_logps, reference_logps)
     if form == "sigmoid" and not (label_smoothing or length_normalised or sft):
-        return preference_loss(policy, reference, beta)
+        return preference_loss(policy, reference, beta, sample_weights)
     scores = (policy - reference).sum(-1)
     if length_normalised:
         scores = scores / mask.sum(-1).clamp(min=1)
@@ -74,7 +77,7 @@ def dpo_loss(
             losses = -(1 - e) * kept - e * flipped
         else:
             losses = (-(1 - e) * kept + e * flipped) / (1 - 2 * e)
-    loss, metrics = losses.mean(), preference_metrics(policy, reference, beta)
+    loss, metrics = weighted_mean(losses, sample_weights), preference_metrics(policy, reference, beta)
     if sft:
         num_tokens = mask.chunk(2)[0].sum().clamp(min=1)
         nll = -policy.chunk(2)[0].sum() / num_tokens
@@ -82,11 +85,20 @@ def dpo_loss(
     return LossOutput(loss, metrics)
 
 
-def preference_loss(policy: Tensor, reference: Tensor, beta: float) -> LossOutput:
-    """The sigmoid loss of per-token scores that are 0 where masked; metrics are means over pairs."""
+def preference_loss(
+    policy: Tensor, reference: Tensor, beta: float, sample_weights: Tensor | None = None
+) -> LossOutput:
+    """The sigmoid loss of per-token scores that are 0 where masked; metrics are plain means over pairs."""
     chosen, rejected = (policy - reference).sum(-1).chunk(2)
     margin = beta * (chosen - rejected)
-    return LossOutput(-logsigmoid(margin).mean(), preference_metrics(policy, reference, beta))
+    loss = weighted_mean(-logsigmoid(margin), sample_weights)
+    return LossOutput(loss, preference_metrics(policy, reference, beta))
+
+
+def weighted_mean(losses: Tensor, sample_weights: Tensor | None) -> Tensor:
+    """Mean of weight times loss over pairs [B]; divided by B, not by the sum of weights, so that the parts of
+    a batch on several devices add up."""
+    return losses.mean() if sample_weights is None else (sample_weights.to(losses) * losses).mean()
 
 
 def preference_metrics(policy: Tensor, reference: Tensor, beta: float) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ def ue_dpo_loss(
     *,
     beta: PositiveFloat,
     weight_on: Literal["policy", "log_ratio"] = "policy",
+    sample_weights: Tensor | None = None,
 ) -> LossOutput:
     """-log sigmoid(beta (sum_t [lambda_t log pi - log pi_ref] of chosen minus rejected)), mean.
 
@@ -33,6 +34,7 @@ def ue_dpo_loss(
         beta: > 0.
         weight_on: "policy", the paper's log(pi^lambda / pi_ref), or "log_ratio",
             lambda (log pi - log pi_ref). With "policy" the margin is not 0 at step 0, by design.
+        sample_weights: [B], see `dpo_loss`.
 
     Raises:
         ValueError: shapes that differ, an odd number of rows, beta <= 0, unknown weight_on.
@@ -43,12 +45,12 @@ def ue_dpo_loss(
     keep = mask.bool()
     policy, reference = torch.where(keep, policy_logps, 0), torch.where(keep, reference_logps, 0)
     if weights is None:
-        return preference_loss(policy, reference, beta)
+        return preference_loss(policy, reference, beta, sample_weights)
     if weights.shape != mask.shape:
         raise ValueError(f"weights {tuple(weights.shape)} must have the shape of mask {tuple(mask.shape)}")
     scale = torch.where(keep, weights.detach(), 1)
     weighted = preference_loss(
-        policy * scale, reference * scale if weight_on == "log_ratio" else reference, beta
+        policy * scale, reference * scale if weight_on == "log_ratio" else reference, beta, sample_weights
     )
     # log-ratios and accuracy stay those of the model itself, comparable across alpha
     plain = preference_loss(policy.detach(), reference, beta).metrics

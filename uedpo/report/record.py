@@ -100,11 +100,11 @@ def _add_captions(
     processor: Any,
     judged: bool,
 ) -> None:
-    """Greedy answers of base model and policy to each pair with an image, as trace["says"]."""
-    with_image = [i for i, pair in enumerate(pairs) if pair.image is not None]
+    """Greedy answers of base model and policy to each pair of one image and one turn, as trace["says"]."""
+    with_image = [i for i, pair in enumerate(pairs) if len(pair.images) == 1 and not pair.history]
     if not with_image:
         return
-    images, prompts = [pairs[i].image for i in with_image], [pairs[i].prompt for i in with_image]
+    images, prompts = [pairs[i].images[0] for i in with_image], [pairs[i].prompt for i in with_image]
     options = {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": len(images)}
     with module.reference_model() as reference:
         before = list(generate(reference, processor, images, prompts, **options))

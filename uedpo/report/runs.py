@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from uedpo.errors import InputError
-from uedpo.report.page import LOWER_IS_BETTER, SPLITS, TITLES
+from uedpo.report.tables import LOWER_IS_BETTER, SPLITS, TITLES
 from uedpo.results import BASE, OWN_ROWS, key_of, read_rows, trial_config
 
 DEFAULTS = ("chair_i", "val/loss", "train/loss")  # the first of a split, and those of a run that only trained

@@ -89,14 +89,15 @@ def _tokens(
 def _pictures(
     pair: PreferencePair, batch: PairBatch, corrupted: Any, i: int, processor: Any
 ) -> dict[str, str]:
-    """What the model sees, clear and corrupted; where pixels come in patches, the image as it is."""
-    if pair.image is None or batch.pixel_values is None:
+    """What the model sees of the first image, clear and corrupted; patches cannot be shown, so the image."""
+    if not batch.images[i] or batch.pixel_values is None:
         return {}
-    clear = _from_pixels(batch.pixel_values[i], processor)
+    first = batch.images[i][0]
+    clear = _from_pixels(batch.pixel_values[first], processor)
     if clear is None:
-        return {"clear_image": picture_url(pair.image)}
+        return {"clear_image": picture_url(pair.images[0])}
     found = {"clear_image": picture_url(clear)}
-    noisy = None if corrupted is None else _from_pixels(corrupted[i], processor)
+    noisy = None if corrupted is None else _from_pixels(corrupted[first], processor)
     return found if noisy is None else found | {"corrupted_image": picture_url(noisy)}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from uedpo.atomic import replace
 from uedpo.types import InputError, PairBatch
 
-Compute = Callable[[PairBatch], Iterable[Tensor]]
+Compute = Callable[[Sequence[int]], Iterable[Tensor]]
 
 
 class FeatureCache:
@@ -47,37 +46,34 @@ class FeatureCache:
                 digest.update(_bytes(value))
         self._tower = digest.hexdigest()
 
-    def features(self, batch: PairBatch, compute: Compute) -> list[Tensor]:
-        """One tensor [image tokens, H] for each pair of `batch` that has an image.
+    def features(self, batch: PairBatch, shown: Sequence[int], compute: Compute) -> list[Tensor]:
+        """One tensor [image tokens, H] for each of the images `shown` of `batch`.
 
         Args:
-            compute: makes those of the images that a batch marks in `has_image`.
+            shown: entries of `batch.pixel_values`.
+            compute: makes the features of such entries.
 
         Raises:
             InputError: a file that cannot be read.
         """
         assert batch.pixel_values is not None
-        rows = batch.has_image.nonzero().flatten().tolist()
-        names = {row: self._name(batch, row) for row in rows}
-        missing = [row for row in rows if not names[row].is_file()]
+        names = {entry: self._name(batch, entry) for entry in shown}
+        missing = [entry for entry, name in names.items() if not name.is_file()]
         known: dict[int, Tensor] = {}
         if missing:
-            wanted = torch.zeros_like(batch.has_image)
-            wanted[missing] = True
-            made = compute(dataclasses.replace(batch, has_image=wanted))
-            known = dict(zip(missing, made, strict=True))
-            for row, value in known.items():
-                self._write(names[row], value)
+            known = dict(zip(missing, compute(missing), strict=True))
+            for entry, value in known.items():
+                self._write(names[entry], value)
         device = batch.pixel_values.device
-        return [known[row] if row in known else self._read(names[row], device) for row in rows]
+        return [known[n] if n in known else self._read(names[n], device) for n in shown]
 
-    def _name(self, batch: PairBatch, row: int) -> Path:
+    def _name(self, batch: PairBatch, entry: int) -> Path:
         assert batch.pixel_values is not None
-        pixels = batch.pixel_values[row]
+        pixels = batch.pixel_values[entry]
         if batch.pixel_lengths is not None:
-            pixels = pixels[: batch.pixel_lengths[row]]
+            pixels = pixels[: batch.pixel_lengths[entry]]
         digest = hashlib.sha256(f"{self._tower} {pixels.dtype} {tuple(pixels.shape)}".encode())
-        for value in (pixels, *(batch.image_inputs[k][row] for k in sorted(batch.image_inputs))):
+        for value in (pixels, *(batch.image_inputs[k][entry] for k in sorted(batch.image_inputs))):
             digest.update(_bytes(value))
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"

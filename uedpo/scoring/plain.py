@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,12 +18,11 @@ def score(model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> T
     Args:
         model: an image-text-to-text model, or a PEFT model around one.
         batch: B pairs; rows of its texts are response-major: B chosen, B rejected, further ones.
-        pixel_values: [B, ...] in the place of the batch's own (the corrupted images).
+        pixel_values: [N, ...] in the place of the batch's own (the corrupted images).
     """
     base = unwrap(model)
-    copies = len(batch.tokens) // len(batch.ids)
-    images = image_inputs(base, batch, batch.pixel_values if pixel_values is None else pixel_values)
-    images = {name: torch.cat([value] * copies) for name, value in images.items()}
+    shown = [entry for row in batch.images for entry in row]
+    images = image_inputs(base, batch, batch.pixel_values if pixel_values is None else pixel_values, shown)
     states = base.model(**batch.inputs, **images, use_cache=False).last_hidden_state
     rows = torch.arange(len(states), device=states.device)[:, None].expand_as(batch.mask)[batch.mask]
     return token_scores(base, states[rows, batch.positions[batch.mask]], batch)
@@ -33,14 +33,16 @@ def unwrap(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def image_inputs(base: Any, batch: PairBatch, pixels: Tensor | None) -> dict[str, Tensor]:
-    """Pixels and their side tensors as the model takes them, text-only pairs left out."""
-    if pixels is None or not batch.has_image.any():
+def image_inputs(
+    base: Any, batch: PairBatch, pixels: Tensor | None, shown: Sequence[int]
+) -> dict[str, Tensor]:
+    """Pixels and their side tensors as the model takes them, of the entries `shown`, in that order."""
+    if pixels is None or not shown:
         return {}
-    pixels = pixels[batch.has_image].to(next(base.parameters()).dtype)
-    sides = {name: value[batch.has_image] for name, value in batch.image_inputs.items()}
+    index = torch.tensor(shown, device=pixels.device)
+    pixels = pixels[index].to(next(base.parameters()).dtype)
+    sides = {name: value[index] for name, value in batch.image_inputs.items()}
     if "image_grid_thw" in sides:  # these models take the patches of all images in one row
-        seen = batch.has_image.tolist()
-        lengths = [n for n, keep in zip(batch.pixel_lengths or [], seen, strict=True) if keep]
-        pixels = torch.cat([p[:n] for p, n in zip(pixels, lengths, strict=True)])
+        assert batch.pixel_lengths is not None
+        pixels = torch.cat([p[: batch.pixel_lengths[n]] for p, n in zip(pixels, shown, strict=True)])
     return {"pixel_values": pixels, **sides}

@@ -1,4 +1,4 @@
-"""Prefix-shared scoring: image and prompt of a pair run once for all of its responses.
+"""Prefix-shared scoring: images and prompt of a pair run once for all responses that share them.
 
 A batch becomes one flat row [prefix | chosen | rejected | ... | prefix | ...] without padding, and
 the frozen vision tower runs outside the language model, once for whoever scores the same images.
@@ -7,6 +7,7 @@ the frozen vision tower runs outside the language model, once for whoever scores
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,34 +112,50 @@ def attach(model: Any) -> None:
 def image_features(
     model: Any, batch: PairBatch, pixel_values: Tensor | None, cache: FeatureCache | None = None
 ) -> ImageFeatures | None:
-    """Features of the images of `batch`, or of `pixel_values` [B, ...]; None where no pair has one."""
+    """Features of the images of `batch`, or of `pixel_values` [N, ...], in the order in which the packed
+    row holds their tokens; None where no pair has one."""
     base = unwrap(model)
-    if cache is not None and batch.has_image.any():
-        return ImageFeatures(cache.features(batch, lambda b: _tower(base, b, pixel_values).pooler_output))
-    return _tower(base, batch, pixel_values) if image_inputs(base, batch, pixel_values) else None
+    shown = [entry for own in sharing(batch) for entry in batch.images[own[0]]]
+    if not shown or pixel_values is None:
+        return None
+    if cache is not None:
+        made = cache.features(batch, shown, lambda n: _tower(base, batch, pixel_values, n).pooler_output)
+        return ImageFeatures(made)
+    return _tower(base, batch, pixel_values, shown)
 
 
-def _tower(base: Any, batch: PairBatch, pixel_values: Tensor | None) -> ImageFeatures:
-    made = base.model.get_image_features(**image_inputs(base, batch, pixel_values), return_dict=True)
+def _tower(base: Any, batch: PairBatch, pixel_values: Tensor, shown: Sequence[int]) -> ImageFeatures:
+    inputs = image_inputs(base, batch, pixel_values, shown)
+    made = base.model.get_image_features(**inputs, return_dict=True)
     return ImageFeatures(made.pooler_output, getattr(made, "deepstack_features", None))
 
 
+def sharing(batch: PairBatch) -> list[list[int]]:
+    """Rows of `batch` that share a prompt and its images: all of a pair, or fewer where images differ."""
+    groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    num_pairs = len(batch.ids)
+    for i in range(num_pairs):
+        for row in range(i, len(batch.images), num_pairs):
+            groups.setdefault((i, batch.images[row]), []).append(row)
+    return list(groups.values())
+
+
 def pack(model: Any, batch: PairBatch) -> Packed:
-    """Lay out `batch` for `model`; all responses of a pair must share its prompt."""
-    base, num_pairs = unwrap(model), len(batch.ids)
-    prefixes = (batch.positions[:num_pairs, 0] + 1).tolist()
+    """Lay out `batch` for `model`."""
+    base = unwrap(model)
+    prefixes = (batch.positions[:, 0] + 1).tolist()
     lengths = batch.mask.sum(1).tolist()
     fed = [max(0, length - 1) for length in lengths]  # nothing follows a last token: it is no input
     ids: list[Tensor] = []
     positions: list[Tensor] = []
     rows: list[Tensor | None] = [None] * len(lengths)
     layout = []
-    start, grids = 0, _grids(batch)
-    for i, prefix in enumerate(prefixes):
-        own = range(i, len(lengths), num_pairs)
+    start = 0
+    for own in sharing(batch):
+        prefix = prefixes[own[0]]
         layout.append((prefix, *(fed[row] for row in own)))
-        ids.append(batch.inputs["input_ids"][i, :prefix])
-        at = _prefix_positions(base, batch, i, prefix, grids[i])
+        ids.append(batch.inputs["input_ids"][own[0], :prefix])
+        at = _prefix_positions(base, batch, own[0], prefix)
         positions.append(at)
         first, begin = int(at.max()) + 1, start + prefix
         for row in own:
@@ -159,22 +176,16 @@ def pack(model: Any, batch: PairBatch) -> Packed:
     )
 
 
-def _grids(batch: PairBatch) -> list[Tensor | None]:
-    grids = batch.image_inputs.get("image_grid_thw")
-    if grids is None:
-        return [None] * len(batch.ids)
-    return [grid if seen else None for grid, seen in zip(grids, batch.has_image.tolist(), strict=True)]
-
-
-def _prefix_positions(base: Any, batch: PairBatch, row: int, prefix: int, grid: Tensor | None) -> Tensor:
+def _prefix_positions(base: Any, batch: PairBatch, row: int, prefix: int) -> Tensor:
     """[prefix], or [3, prefix] for models that place image tokens on a grid."""
     ids = batch.inputs["input_ids"][row, :prefix]
     if not hasattr(base.model, "get_rope_index"):
         return torch.arange(prefix, device=ids.device)
-    if grid is None:
+    if not batch.images[row] or "image_grid_thw" not in batch.image_inputs:
         return torch.arange(prefix, device=ids.device).expand(3, -1)
+    grids = batch.image_inputs["image_grid_thw"][list(batch.images[row])]
     kinds = batch.inputs["mm_token_type_ids"][row, :prefix]
-    made: Tensor = base.model.get_rope_index(ids[None], kinds[None], image_grid_thw=grid[None])[0][:, 0]
+    made: Tensor = base.model.get_rope_index(ids[None], kinds[None], image_grid_thw=grids)[0][:, 0]
     return made
 
 

@@ -62,7 +62,7 @@ class Scorer:
             model: one that was attached; image features of the first model to score a batch serve
                 the others, whose vision tower is the same.
             batch: B pairs; rows of its texts are response-major: B chosen, B rejected, further ones.
-            pixel_values: [B, ...] in the place of the batch's own (the corrupted images).
+            pixel_values: [N, ...] in the place of the batch's own (the corrupted images).
         """
         if self.mode == "plain":
             return plain.score(model, batch, pixel_values)

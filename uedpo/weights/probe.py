@@ -108,10 +108,10 @@ class UncertaintyProbe(pl.Callback):
             pl_module.set_weigher(None)
 
     def corrupt(self, batch: PairBatch, step: int) -> Tensor | None:
-        """v' of a batch, [B, ...]; None where it has no image."""
+        """v' of a batch, [N, ...]; None where it has no image."""
         if batch.pixel_values is None:
             return None
-        return self.corruption(batch.pixel_values, batch.ids, step, batch.pixel_lengths)
+        return self.corruption(batch.pixel_values, batch.image_ids, step, batch.pixel_lengths)
 
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """lambda [2B, T] from the clear scores and a no-gradient pass on the corrupted images."""

@@ -1,0 +1,148 @@
+"""Look at the data before any weights load: `python -m uedpo.check [+experiment=...] [key=value ...]`.
+
+Composes and validates like `uedpo.run`, reads and rejects rows like it, and puts every row through the
+collator. Prints lengths, cuts, images and rejected rows; writes check.html and rejected.jsonl to
+outputs/NAME. Exit code 0: fine; 2: bad configuration or input.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+
+from uedpo import redact
+from uedpo.data.rejects import TooManyRejected, write_rejected
+from uedpo.data.rows import CheckedPairs
+from uedpo.data.survey import QUANTILES, Measured, images_a_row, quantiles, survey
+from uedpo.data.weights import check_weights_are_read
+from uedpo.errors import ConfigError, InputError, plain_line
+from uedpo.overrides import BAD_COMMAND_LINE, check_command_line
+from uedpo.run import quiet
+from uedpo.validate import validate
+
+SHOWN = 6  # rows on the page
+NAMED = 10  # problems that are printed
+PATIENCE = 3.0  # seconds before a bar appears
+
+
+def check(cfg: DictConfig, folder: Path) -> int:
+    """Read, measure and show the data of a config; returns the exit code.
+
+    Raises:
+        InputError: model or data cannot be used at all.
+    """
+    quiet()
+    source = instantiate(cfg.model)
+    processor, config = source.processor(), source.config()
+    source.check(processor, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
+    data.report(folder)
+    asked = list(inspect.signature(get_object(cfg.loss._target_)).parameters)
+    check_weights_are_read(data.train, asked, "_target_" in cfg.weights)
+    token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    problems, tables = [], {}
+    with late_bar("rows", len(data.train) + len(data.val)) as advance:
+        for name, part in (("train", data.train), ("val", data.val)):
+            rows = survey(part, data.collate, token, num_workers=data.num_workers, advance=advance)
+            problems += [row.problem for row in rows if row.problem]
+            tables[name] = table(name, rows, data.collate.max_response_tokens)
+    for lines in tables.values():
+        print("\n".join(lines))
+    for problem in problems[:NAMED]:
+        print(problem, file=sys.stderr)
+    if problems:
+        print(f"{len(problems)} rows would stop a run; leave them out", file=sys.stderr)
+    from uedpo.report.check_page import write_check_page
+
+    ledgers = [part.ledger for part in (data.train, data.val) if isinstance(part, CheckedPairs)]
+    pairs = [data.train[i] for i in range(len(data.train)) if i < SHOWN]
+    page = write_check_page(folder, cfg, processor, pairs, data.collate, tables, ledgers, problems)
+    print(f"open {page}")
+    return 2 if problems else 0
+
+
+def table(name: str, rows: Sequence[Measured], limit: int) -> list[str]:
+    """Lines about one part of the data."""
+    fine = [row for row in rows if not row.problem]
+    images = ", ".join(f"{n} in {rows} rows" for n, rows in images_a_row(rows).items())
+    lines = [f"{name}: {len(rows)} rows; images a row: {images or 'none measured'}"]
+    if fine:
+        heads = ["least", *(f"{100 * q:g} %" for q in QUANTILES[1:-1]), "most"]
+        lines.append(f"  {'tokens':<10}" + "".join(f"{head:>8}" for head in heads))
+        for what in fine[0].lengths:
+            values = quantiles([row.lengths[what] for row in fine])
+            lines.append(f"  {what:<10}" + "".join(f"{value:>8}" for value in values))
+        cut = sum(row.cut for row in fine)
+        share = f"{100 * cut / (2 * len(fine)):.1f} %"
+        lines.append(f"  cut at data.max_response_tokens={limit}: {cut} responses ({share}), their tail only")
+        seen = sum(bool(row.images) for row in fine)
+        lines.append(f"  image placeholders: as many rows have them as have images ({seen})")
+    bad = len(rows) - len(fine)
+    return lines if not bad else [*lines, f"  {bad} rows cannot be collated"]
+
+
+@contextmanager
+def late_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on the terminal's error stream once `PATIENCE` has passed; yields what advances it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    bars, begin, done = Progress(console=console, transient=True), time.monotonic(), 0
+    task: Any = None
+
+    def advance() -> None:
+        nonlocal done, task
+        done += 1
+        if task is None and console.is_terminal and time.monotonic() - begin > PATIENCE:
+            bars.start()
+            task = bars.add_task(what, total=total)
+        if task is not None:
+            bars.update(task, completed=done)
+
+    try:
+        yield advance
+    finally:
+        bars.stop()
+
+
+def main() -> None:
+    """Entry point."""
+    redact.install()
+    arguments = get_args_parser().parse_args()
+    try:
+        cfg = check_command_line(arguments)
+        validate(cfg)
+    except BAD_COMMAND_LINE as error:
+        sys.exit(_said(error))
+    folder = Path("outputs") / cfg.name
+    try:
+        sys.exit(check(cfg, folder))
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, (ValueError, ImportError, OSError)):
+            raise
+        sys.exit(_said(error.__cause__, folder))
+    except (ConfigError, InputError) as error:
+        sys.exit(_said(error, folder))
+
+
+def _said(error: BaseException, folder: Path | None = None) -> int:
+    if isinstance(error, TooManyRejected) and folder is not None:
+        write_rejected(folder / "rejected.jsonl", error.rejected)
+    print(plain_line(error), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

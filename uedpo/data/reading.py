@@ -1,0 +1,152 @@
+"""Rows of files and of the hub, as they are: JSON, JSON lines, parquet."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from uedpo.data.fields import kind
+from uedpo.data.rejects import RowProblem
+from uedpo.data.rows import numbered_lines, open_regular, parse_line
+from uedpo.errors import InputError, local_path
+
+MAX_JSON = 2**31  # bytes of a .json file, which is read whole
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+Row = Mapping[str, Any] | RowProblem
+
+
+class Rows(Protocol):
+    """Rows by their place; each says its number in the file, from 1."""
+
+    name: str  # of the file, folder or hub id
+    folder: Path  # that paths of images start from
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int) -> tuple[int, Row]: ...
+
+
+class ListedRows:
+    """Rows of a JSON file, which hold no images, only their paths."""
+
+    def __init__(self, file: Path, rows: Iterable[tuple[int, Row]]) -> None:
+        self.name, self.folder, self.rows = str(file), file.parent, list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[int, Row]:
+        return self.rows[place]
+
+
+class TableRows:
+    """Rows of parquet files through `datasets`: memory-mapped, pictures as the bytes they are stored as."""
+
+    def __init__(self, name: str, folder: Path, files: Sequence[Path]) -> None:
+        self.name, self.folder = name, folder
+        try:
+            from datasets import load_dataset  # a heavy import that the micro-world does not need
+        except ImportError:
+            raise InputError(f"{name}: parquet needs the extra data: pip install 'uedpo[data]'") from None
+        if not files:
+            raise InputError(f"{name}: no parquet file; give a hub id or a folder that holds one")
+        try:
+            table = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        except Exception as error:  # whatever arrow, fsspec and datasets raise on a file that is no table
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            raise InputError(f"{name}: not a table of rows ({reason}); write the parquet file anew") from None
+        # as arrow has it: other formats would open whatever path or address stands in for a picture
+        self.table: Any = table.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, place: int) -> tuple[int, Row]:
+        return place + 1, self.table[place].to_pylist()[0]
+
+
+def read_rows(path: str, revision: str | None = None) -> Rows:
+    """Rows of a .json, .jsonl or .parquet file, of a folder with parquet files, or of a data set of the hub.
+
+    Args:
+        path: of the file or folder, or a hub id (owner/name).
+        revision: commit of a hub id.
+
+    Raises:
+        InputError: no such place, or nothing readable there.
+    """
+    place = local_path(path)
+    if place.is_dir():
+        return TableRows(path, place, sorted(place.rglob("*.parquet")))
+    if place.suffix == ".parquet":
+        with open_regular(place):
+            return TableRows(path, place.parent, [place])
+    if _HUB.fullmatch(path) and not place.exists() and place.suffix not in (".json", ".jsonl"):
+        folder = hub_folder(path, revision)
+        return TableRows(path, folder, sorted(folder.rglob("*.parquet")))
+    with open_regular(place) as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"["):
+        return ListedRows(place, enumerate(_array(place), start=1))
+    return ListedRows(place, ((n, _parsed(line)) for n, line in numbered_lines(place)))
+
+
+def _parsed(line: bytes | RowProblem) -> Row:
+    try:
+        return line if isinstance(line, RowProblem) else parse_line(line)
+    except RowProblem as problem:
+        return problem
+
+
+def _array(path: Path) -> list[Row]:
+    """The objects of a file that is one JSON array."""
+    with open_regular(path) as file:
+        data = file.read(MAX_JSON + 1)
+    try:
+        if len(data) > MAX_JSON:
+            raise ValueError(f"over {MAX_JSON} bytes; write one object a line")
+        rows = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0][:200]
+        raise InputError(f"{path}: not JSON ({reason}); write an array of rows, or one a line") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: is {kind(rows)}; write an array of rows, or one a line")
+    wrong = RowProblem("row", "BAD_TYPE", "is no object; a row has columns")
+    return [row if isinstance(row, (dict, RowProblem)) else wrong for row in rows]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    """Like that of a line, but the problem stays with its row."""
+    row = dict(pairs)
+    if len(row) == len(pairs):
+        return row
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    return RowProblem(twice[:80], "BAD_JSON", "is there twice; keep one")
+
+
+def hub_folder(source: str, revision: str | None) -> Path:
+    """Where the parquet files of a data set of the hub are on this machine; fetches what is missing.
+
+    Raises:
+        InputError: the hub does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(source, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        _no_source(source, str(error).strip().splitlines()[0])
+
+
+def _no_source(source: str, reason: str) -> NoReturn:
+    raise InputError(
+        f"data source {source!r}: no such file or folder, and the hub does not give it ({reason}); "
+        "download it first, or give a folder with its parquet file"
+    ) from None
