@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from uedpo.atomic import replace
 from uedpo.errors import InputError
 
 BASE = "base model"
@@ -156,9 +157,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Replace a file of results by one with `rows`."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    beside.replace(path)
+    replace(path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in rows).encode()))
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:

@@ -64,7 +64,7 @@ def tiny_model_folder(folder: Path) -> Path:
 
 def _import_all(model):
     """What a run imports as it goes, imported here, where every child finds it."""
-    uedpo.run._quiet()
+    uedpo.run.quiet()
     cfg, _ = composed(tuple(command("none", model)))
     source = instantiate(cfg.model)
     data = instantiate(cfg.data)(processor=source.processor(), seed=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from uedpo.atomic import replace
 from uedpo.errors import InputError
 from uedpo.report import tables
 from uedpo.report.charts import Line, fan_chart, line_chart, number
@@ -80,10 +80,8 @@ def write_report(folder: Path) -> Path:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Write beside `path` and rename, so that a page that is open never is half a page."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(beside, path)
+    """A page that is open never is half a page."""
+    replace(path, lambda file: file.write(text.encode("utf-8", "replace")))
     return path
 
 
@@ -102,7 +100,7 @@ def token_section(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     plain = [dict(trace) for trace in traces]
     scale, pictures = scales(plain), Pictures(len(plain))
     numbers = len(plain) <= NUMBERS_UP_TO
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for trace in plain:
         sides = {
             side: {
@@ -152,12 +150,13 @@ def _config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder}: no config.yaml; give the directory of a run")
     try:
-        cfg = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(cfg, dict)
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(loaded, dict)
+        cfg = {str(k): v for k, v in loaded.items()}
         method_name(cfg), cfg["name"], cfg["model"], cfg["trainer"], cfg["optim"]
     except (OmegaConfBaseException, YAMLError, AssertionError, OSError, *BROKEN) as error:
         raise InputError(f"{path}: not the configuration of a run ({_line(error)})") from None
-    return {str(k): v for k, v in cfg.items()}
+    return cfg
 
 
 def _summary(cfg: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
@@ -190,7 +189,7 @@ def _marked(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    panels = []
+    panels: list[dict[str, Any]] = []
     for title, columns in PANELS.items():
         lines = []
         for style, (column, label) in enumerate(columns):
@@ -206,7 +205,7 @@ def _curves(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 def _fans(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    panels = []
+    panels: list[dict[str, Any]] = []
     for signal, name in FANS.items():
         for style, side in enumerate(("chosen", "rejected")):
             found = [(float(r["step"]), r[signal][side]) for r in rows if r[signal] and r[signal][side]]
