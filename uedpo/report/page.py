@@ -102,7 +102,7 @@ def token_section(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     plain = [dict(trace) for trace in traces]
     scale, pictures = scales(plain), Pictures(len(plain))
     numbers = len(plain) <= NUMBERS_UP_TO
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for trace in plain:
         sides = {
             side: {
@@ -152,7 +152,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder}: no config.yaml; give the directory of a run")
     try:
-        cfg = OmegaConf.to_container(OmegaConf.load(path))
+        cfg: Any = OmegaConf.to_container(OmegaConf.load(path))
         assert isinstance(cfg, dict)
         method_name(cfg), cfg["name"], cfg["model"], cfg["trainer"], cfg["optim"]
     except (OmegaConfBaseException, YAMLError, AssertionError, OSError, *BROKEN) as error:
@@ -190,7 +190,7 @@ def _marked(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    panels = []
+    panels: list[dict[str, Any]] = []
     for title, columns in PANELS.items():
         lines = []
         for style, (column, label) in enumerate(columns):
@@ -206,7 +206,7 @@ def _curves(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 def _fans(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    panels = []
+    panels: list[dict[str, Any]] = []
     for signal, name in FANS.items():
         for style, side in enumerate(("chosen", "rejected")):
             found = [(float(r["step"]), r[signal][side]) for r in rows if r[signal] and r[signal][side]]
