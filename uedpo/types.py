@@ -60,10 +60,12 @@ class PairBatch:
         mask: bool [2B, T], True on response tokens.
         positions: [2B, T], index in the sequence whose logits predict `tokens`.
         similarity: [2B], see `PreferencePair`; None where the rows have none.
-        image_inputs: what else the processor says of each image (image_grid_thw [B, 3] or
-            image_sizes [B, 2]), 0 where there is none.
+        image_inputs: what else the processor says of each image (image_grid_thw [B, 3], image_sizes
+            [B, 2], pixel_attention_mask [B, tiles, H, W]), 0 where there is none.
         pixel_lengths: how much of the first axis of `pixel_values[i]` is image, the rest is padding;
             None where all images have one shape.
+        patch_shape: (channels, copies of the frame, height, width) that the last axis of pixels
+            [B, patches, D] is made of; None for other layouts.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
@@ -78,6 +80,7 @@ class PairBatch:
     image_inputs: dict[str, Tensor] = field(default_factory=dict)
     pixel_lengths: list[int] | None = None
     similarity: Tensor | None = None
+    patch_shape: tuple[int, int, int, int] | None = None
 
     @property
     def num_responses(self) -> int:
@@ -96,6 +99,7 @@ class PairBatch:
             {k: v.to(device) for k, v in self.image_inputs.items()},
             self.pixel_lengths,
             None if self.similarity is None else self.similarity.to(device),
+            self.patch_shape,
         )
 
 

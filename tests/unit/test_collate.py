@@ -25,7 +25,9 @@ class GridProcessor:
     def apply_chat_template(self, messages, add_generation_prompt):
         return messages[0]["content"][-1]["text"]
 
-    def __call__(self, images, text, return_tensors):
+    def __call__(self, text, return_tensors, images=None):
+        if images is None:
+            return self.text_only(text)
         rows, columns = images[0]
         ids = [5] * 2 + [IMAGE] * (rows * columns // 4) + [6]
         return {
@@ -36,11 +38,17 @@ class GridProcessor:
             "image_grid_thw": torch.tensor([[1, rows, columns]]),
         }
 
+    def text_only(self, text):
+        ids = torch.tensor([[ord(c) for c in text[0]]])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
 
 class PatchProcessor(GridProcessor):
     """Speaks as LLaVA-NeXT's processor does: a number of patches that depends on the image."""
 
-    def __call__(self, images, text, return_tensors):
+    def __call__(self, text, return_tensors, images=None):
+        if images is None:
+            return self.text_only(text)
         rows, columns = images[0]
         ids = torch.tensor([[5, IMAGE, 6]])
         return {

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.model.families import family_of
 from uedpo.scoring.head import token_scores
 from uedpo.types import PairBatch, TokenScores
 
@@ -37,10 +38,11 @@ def image_inputs(base: Any, batch: PairBatch, pixels: Tensor | None) -> dict[str
     """Pixels and their side tensors as the model takes them, text-only pairs left out."""
     if pixels is None or not batch.has_image.any():
         return {}
-    pixels = pixels[batch.has_image].to(next(base.parameters()).dtype)
+    # base.dtype is that of the first floating-point weight: quantised ones are bytes
+    pixels = pixels[batch.has_image].to(base.dtype)
     sides = {name: value[batch.has_image] for name, value in batch.image_inputs.items()}
-    if "image_grid_thw" in sides:  # these models take the patches of all images in one row
+    lengths = None
+    if batch.pixel_lengths is not None:
         seen = batch.has_image.tolist()
-        lengths = [n for n, keep in zip(batch.pixel_lengths or [], seen, strict=True) if keep]
-        pixels = torch.cat([p[:n] for p, n in zip(pixels, lengths, strict=True)])
-    return {"pixel_values": pixels, **sides}
+        lengths = [n for n, keep in zip(batch.pixel_lengths, seen, strict=True) if keep]
+    return family_of(base.config).model_inputs(pixels, lengths, sides)

@@ -1,0 +1,80 @@
+"""Image placeholders in the ids, counted against what the pixels give, before a forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uedpo.model.families import Family, family_of
+from uedpo.model.families.family import TILE_SIDES
+from uedpo.types import InputError, PairBatch
+
+# what an image looks like to the model -> placeholders it needs
+Measured = dict[Any, int]
+
+
+def check_placeholders(
+    batch: PairBatch, config: Any, base: Any = None, measured: Measured | None = None
+) -> None:
+    """Every row has as many image placeholders as its image gives features.
+
+    Args:
+        config: of the whole model.
+        base: the model, which is asked where its family has no formula; None leaves such rows unchecked.
+        measured: what was asked before, which this adds to.
+
+    Raises:
+        InputError: naming the first row that has not.
+    """
+    token = getattr(config, "image_token_id", None)
+    if token is None:
+        return
+    found = (batch.inputs["input_ids"] == token).sum(1).tolist()
+    measured = {} if measured is None else measured
+    for row, seen in enumerate(batch.has_image.tolist()):
+        wanted = _wanted(batch, row, config, base, measured) if seen else 0
+        counts = found[row :: len(batch.ids)]
+        wrong = [n for n in counts if n != wanted]
+        if wanted is not None and wrong:
+            raise InputError(
+                f"row {batch.ids[row]}: {wrong[0]} image placeholders in the prompt, its image gives "
+                f"{wanted}; use the processor that belongs to the model, with its own image sizes"
+            )
+
+
+def image_of(batch: PairBatch, row: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """(pixels, side tensors) of the image of one pair, without padding."""
+    assert batch.pixel_values is not None
+    pixels = batch.pixel_values[row]
+    sides = {name: value[row] for name, value in batch.image_inputs.items()}
+    if batch.pixel_lengths is None:
+        return pixels, sides
+    n = batch.pixel_lengths[row]
+    return pixels[:n], {name: x[:n] if name in TILE_SIDES else x for name, x in sides.items()}
+
+
+def _wanted(batch: PairBatch, row: int, config: Any, base: Any, measured: Measured) -> int | None:
+    family = family_of(config)
+    pixels, sides = image_of(batch, row)
+    known = family.image_tokens(config, pixels.shape, sides)
+    if known is not None or base is None or not hasattr(base.model, "get_image_features"):
+        return known
+    small = {name: x.tolist() for name, x in sides.items() if name not in TILE_SIDES}
+    key = (tuple(pixels.shape), str(small))
+    if key not in measured:
+        length = None if batch.pixel_lengths is None else [len(pixels)]
+        measured[key] = num_features(base, family, pixels, length, sides)
+    return measured[key]
+
+
+@torch.no_grad()
+def num_features(
+    base: Any, family: Family, pixels: Tensor, length: list[int] | None, sides: dict[str, Tensor]
+) -> int:
+    """How many features the model makes of one image, by running its tower."""
+    alone = {name: x[None] for name, x in sides.items()}
+    inputs = family.model_inputs(pixels[None].to(base.dtype), length, alone)
+    made = base.model.get_image_features(**inputs, return_dict=True).pooler_output
+    return sum(x.numel() // x.shape[-1] for x in made)
