@@ -56,7 +56,8 @@ VISION = {
 }  # fmt: skip
 COLON = (
     "{% for m in messages %}{{ m.role.upper() }}: {% for c in m.content %}{% if c.type == 'image' %}IMAGE\n"
-    "{% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    "{% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 MARKED = (
     "START{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'image' %}"
@@ -232,7 +233,7 @@ def config(family):
             boi_token_index=IDS["<boi>"], eoi_token_index=IDS["<eoi>"],
         )  # fmt: skip
     if family == "aya_vision":
-        text = hf.Cohere2Config(**TEXT, sliding_window=8)
+        text = hf.Cohere2Config(**TEXT, sliding_window=8, layer_types=["sliding_attention", "full_attention"])
         return hf.AyaVisionConfig(
             vision_config=siglip, text_config=text, image_token_index=image, downsample_factor=2
         )
@@ -264,14 +265,14 @@ def _qwen_config(family, image):
 
 
 def model(family, *, dtype=torch.float32):
-    """A random model whose tokens depend on one another and on the image; in eval mode."""
+    """A random model whose tokens depend on one another and on the image; frozen, in eval mode."""
     torch.manual_seed(0)
     made = getattr(hf, CLASSES[family])._from_config(config(family), attn_implementation="sdpa")
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.2)
-    return made.to(dtype).eval()
+    return made.to(dtype).requires_grad_(False).eval()
 
 
 def pairs(*, text_only=(1,)):
@@ -282,5 +283,7 @@ def pairs(*, text_only=(1,)):
     for i, (height, width) in enumerate(sizes):
         pixels = random.integers(0, 255, (height, width, 3))
         image = None if i in text_only else Image.fromarray(pixels.astype(np.uint8))
-        made.append(PreferencePair(f"row-{i}", image, f"what is {i}?", "a red dog"[: 3 + 3 * i].strip(), "no cat"))
+        made.append(
+            PreferencePair(f"row-{i}", image, f"what is {i}?", "a red dog"[: 3 + 3 * i].strip(), "no cat")
+        )
     return made

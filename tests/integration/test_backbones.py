@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from transformers import modeling_utils
 
 from tests import backbones
 from uedpo.data.collate import PairCollator
@@ -17,7 +18,7 @@ from uedpo.model.lora import add_lora
 from uedpo.scoring import Scorer
 from uedpo.scoring.placeholders import image_of, num_features
 from uedpo.types import InputError
-from uedpo.weights.corruption import Blank, Diffusion, corrupt_batch
+from uedpo.weights.corruption import Blank, Crop, Diffusion, check_corruption, corrupt_batch
 
 every_family = pytest.mark.parametrize("family", backbones.CLASSES)
 
@@ -113,11 +114,6 @@ def test_corrupted_pixels_keep_their_layout(family):
     if "qwen" in family:  # pixels are channels x copies of the frame x height x width
         copies = noisy[2, : batch.pixel_lengths[2]].unflatten(1, (3, 2, 16))
         assert torch.equal(copies[:, :, 0], copies[:, :, 1])
-    mask = batch.image_inputs.get("pixel_attention_mask")
-    if mask is not None:
-        hidden = (mask == 0)[:, :, None].expand_as(noisy)
-        assert hidden[0, : batch.pixel_lengths[0]].any() or hidden[2, : batch.pixel_lengths[2]].any()
-        assert torch.equal(noisy[hidden], batch.pixel_values[hidden])
     alone = PairCollator(backbones.processor(family), 50)(backbones.pairs()[2:])
     own = image_of(dataclasses.replace(alone, pixel_values=corrupt_batch(Diffusion(k=900), alone, 3)), 0)[0]
     together = image_of(dataclasses.replace(batch, pixel_values=noisy), 2)[0]
@@ -193,9 +189,9 @@ def test_placeholders_are_what_the_tower_gives_and_are_counted_by_row(family):
 @every_family
 def test_gradient_checkpointing_is_on_and_changes_nothing(family, monkeypatch):
     calls = []
-    checkpoint = torch.utils.checkpoint.checkpoint
+    checkpoint = modeling_utils.checkpoint
     monkeypatch.setattr(
-        torch.utils.checkpoint, "checkpoint", lambda f, *a, **k: calls.append(f) or checkpoint(f, *a, **k)
+        modeling_utils, "checkpoint", lambda f, *a, **k: calls.append(f) or checkpoint(f, *a, **k)
     )
     batch, results = batch_of(family), []
     for checkpointing in (False, True):
@@ -208,9 +204,21 @@ def test_gradient_checkpointing_is_on_and_changes_nothing(family, monkeypatch):
         torch.testing.assert_close(results[1][name], want, atol=1e-6 * want.abs().max().item(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
-def test_blank_images_would_be_dropped_as_padding_and_are_refused(family):
-    model, batch = base(family), batch_of(family)
-    assert family_of(model.config).zeros_are_padding
-    with pytest.raises(ValueError, match="do not match"):
-        Scorer("plain").score(model, batch, corrupt_batch(Blank(), batch, 0))
+@every_family
+def test_corruptions_that_cannot_act_on_a_layout_are_refused(family):
+    kind = family_of(base(family).config)
+    check_corruption(Diffusion(), family, kind)
+    if kind.tiles:
+        with pytest.raises(
+            InputError, match=rf"^corruption=Crop: .*{family}.*cut[^\n]*corruption=diffusion$"
+        ):
+            check_corruption(Crop(), family, kind)
+    else:
+        check_corruption(Crop(), family, kind)
+    if kind.zeros_are_padding:
+        with pytest.raises(InputError, match=r"^corruption=Blank: .*padding"):
+            check_corruption(Blank(), family, kind)
+    else:
+        batch = batch_of(family)
+        blank = corrupt_batch(Blank(), batch, 0)
+        assert Scorer("plain").score(base(family), batch, blank).logps.isfinite().all()

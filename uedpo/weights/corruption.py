@@ -16,7 +16,8 @@ from annotated_types import Gt, Interval, Le
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from uedpo.types import PairBatch, PositiveFloat, PositiveInt
+from uedpo.model.families import Family
+from uedpo.types import InputError, PairBatch, PositiveFloat, PositiveInt
 
 NUM_STEPS = 1000
 Schedule = Literal["sigmoid", "linear", "scaled_linear"]
@@ -125,6 +126,25 @@ def corrupt_batch(corruption: Corruption, batch: PairBatch, step: int) -> Tensor
     )
 
 
+def check_corruption(corruption: Corruption, model_type: str, family: Family) -> None:
+    """Refuse a corruption that a model's layout of images cannot take, before training.
+
+    Raises:
+        InputError: with the reason and the remedy.
+    """
+    name = type(corruption).__name__
+    if corruption.spatial and family.tiles:
+        raise InputError(
+            f"corruption={name}: model type {model_type!r} cuts images into tiles or patches, on which it "
+            "would act one by one; use corruption=diffusion"
+        )
+    if isinstance(corruption, Blank) and family.zeros_are_padding:
+        raise InputError(
+            f"corruption={name}: model type {model_type!r} drops pictures of zeros as padding; "
+            "use corruption=diffusion"
+        )
+
+
 class Corruption:
     """Base of all corruptions: called with pixels, sample ids and step, it corrupts each image.
 
@@ -179,6 +199,8 @@ class Diffusion(Corruption):
         schedule: "sigmoid" (VCD's), "linear", "scaled_linear".
         seed: of the noise.
     """
+
+    spatial = False
 
     def __init__(self, k: Step = 500, schedule: Schedule = "sigmoid", seed: int = 0) -> None:
         if not 0 <= k < NUM_STEPS:

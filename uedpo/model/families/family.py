@@ -23,9 +23,10 @@ class Family:
     Attributes:
         languages: where the language model is, below `base.model`; the first that is there.
         projectors: modules below `base.model` that map features into the language model.
+        towers: modules below `base.model` that are no part of the language model.
         shares_prefixes: whether scoring=prefix_shared computes what the model does.
-        tiles: whether an image may become several pictures, on which a crop or blur of the whole image
-            cannot act.
+        tiles: whether an image becomes several pictures or patches, on which a crop or blur of the whole
+            image cannot act.
         zeros_are_padding: whether the model takes a picture of zeros for padding and drops it.
         uncached: why the features of an image cannot be kept for later epochs, or None.
         refused: why models of this family cannot be trained here, or None.
@@ -33,6 +34,9 @@ class Family:
 
     languages: tuple[str, ...] = ("language_model", "text_model")
     projectors: tuple[str, ...] = ("multi_modal_projector", "connector")
+    towers: tuple[str, ...] = (
+        "vision_tower", "vision_model", "visual", "vision_embed_tokens", "multi_modal_projector", "connector",
+    )  # fmt: skip
     shares_prefixes = False
     tiles = False
     zeros_are_padding = False

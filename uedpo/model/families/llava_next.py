@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 from uedpo.model.families.family import Family
 
@@ -20,6 +19,12 @@ class LlavaNext(Family):
     tiles = True
 
     def image_tokens(self, config: Any, shape: Sequence[int], sides: Mapping[str, Tensor]) -> int | None:
+        # imported here: reading a configuration must not pay for a modelling file
+        from transformers.models.llava_next.modeling_llava_next import (
+            get_anyres_image_grid_shape,
+            unpad_image,
+        )
+
         vision = config.vision_config
         if vision.model_type != "clip_vision_model" or config.vision_feature_select_strategy != "default":
             return None

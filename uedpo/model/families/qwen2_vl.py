@@ -15,6 +15,7 @@ class Qwen2VL(Family):
 
     projectors = ("visual.merger",)
     shares_prefixes = True
+    tiles = True
 
     def image_tokens(self, config: Any, shape: Sequence[int], sides: Mapping[str, Tensor]) -> int | None:
         return int(sides["image_grid_thw"].prod()) // config.vision_config.spatial_merge_size**2
