@@ -259,7 +259,7 @@ def _qwen_config(family, image):
     if family == "qwen2_5_vl":
         vision |= {"window_size": 16, "fullatt_block_indexes": [1]}
         return hf.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
-    vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
     text["rope_parameters"] = ROPE | {"mrope_interleaved": True}
     return hf.Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
 

@@ -238,9 +238,7 @@ class HFModel:
         if self.revision is not None or self.path.startswith(SHIPPED) or Path(self.path).exists():
             return None
         commit = getattr(config, "_commit_hash", None) or "COMMIT"
-        return (
-            f"model.path={self.path}: not pinned; add model.revision={commit} to get the same weights again"
-        )
+        return f"model.path={self.path}: not pinned; add model.revision={commit} for the same weights again"
 
     def load(self) -> tuple[Any, Any | None]:
         """(policy in train mode, reference or None where disabling the adapter gives it).
