@@ -247,7 +247,10 @@ def _quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for message in ("does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec"):
+    for message in (
+        "does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec",
+        "gradient_checkpointing_enable",
+    ):  # fmt: skip
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 

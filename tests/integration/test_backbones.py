@@ -15,6 +15,7 @@ from uedpo.model.chat import chat_prompt
 from uedpo.model.families import Family, family_of
 from uedpo.model.hf import HFModel, attach_adapter, lora
 from uedpo.model.lora import add_lora
+from uedpo.overrides import conf_folder
 from uedpo.scoring import Scorer
 from uedpo.scoring.placeholders import image_of, num_features
 from uedpo.types import InputError
@@ -69,6 +70,23 @@ def naive_logps(model, family, pair, response):
     ids = inputs["input_ids"][0]
     assert ids.tolist().count(1) <= 1  # one start token
     return logps[:-1].gather(-1, ids[1:, None])[-length:, 0]
+
+
+def test_the_documented_table_is_what_is_tested():
+    """docs/models.md names the families of these tests, their classes, and how each can be run."""
+    page = (conf_folder().parent / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in page.splitlines() if "|" in row]
+    table = {row[0]: row[1:] for row in rows if row[0] in backbones.CLASSES}
+    assert {family: row[1] for family, row in table.items()} == backbones.CLASSES
+    named = [name.strip() for row in table.values() for name in row[0].split(",")]
+    ours = {path.stem for path in (conf_folder() / "model").glob("*.yaml")} - {"micro_llava"}
+    assert set(named) == ours
+    for family, (_, _, scoring, corruptions) in table.items():
+        kind = family_of(base(family).config)
+        assert scoring == ("prefix_shared" if kind.shares_prefixes else "plain")
+        whole = not kind.tiles and family not in backbones.GENERIC
+        some = "diffusion" if kind.zeros_are_padding else "diffusion, blank"
+        assert corruptions == ("all" if whole else some)
 
 
 @every_family

@@ -175,7 +175,7 @@ def test_models_whose_logits_are_scaled_are_refused():
 
 def test_paligemma_and_unknown_layouts_are_refused():
     config = types.SimpleNamespace(model_type="paligemma")
-    with pytest.raises(InputError, match=r"paligemma is refused: .*both directions"):
+    with pytest.raises(InputError, match=r"'paligemma' is refused: .*both directions"):
         HFModel("x").check(None, config)
     odd = torch.nn.Module()
     odd.model, odd.config = torch.nn.Module(), types.SimpleNamespace(model_type="odd")

@@ -32,7 +32,8 @@ def quantization_config(bits: Bits, dtype: torch.dtype, config: Any) -> Any:
     """
     from transformers import BitsAndBytesConfig
 
-    kept = [*family_of(config).towers, "lm_head"]
+    # transformers matches these from the start of a module's path
+    kept = [*(f"model.{name}" for name in family_of(config).towers), "lm_head"]
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
