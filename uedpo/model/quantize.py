@@ -30,13 +30,14 @@ def quantization_config(bits: Bits, dtype: torch.dtype, config: Any) -> Any:
         dtype: that the matrix products run in.
         config: transformers config of the model.
     """
-    from transformers import BitsAndBytesConfig
+    import transformers
 
+    options: Any = transformers.BitsAndBytesConfig
     # transformers matches these from the start of a module's path
     kept = [*(f"model.{name}" for name in family_of(config).towers), "lm_head"]
     if bits == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
-    return BitsAndBytesConfig(
+        return options(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return options(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

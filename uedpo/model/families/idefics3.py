@@ -21,4 +21,4 @@ class Idefics3(Family):
 
     def image_tokens(self, config: Any, shape: Sequence[int], sides: Mapping[str, Tensor]) -> int | None:
         side = config.vision_config.image_size // config.vision_config.patch_size
-        return shape[0] * (side * side // config.scale_factor**2)
+        return shape[0] * int(side * side // config.scale_factor**2)

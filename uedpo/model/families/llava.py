@@ -19,6 +19,6 @@ class Llava(Family):
     def image_tokens(self, config: Any, shape: Sequence[int], sides: Mapping[str, Tensor]) -> int | None:
         if config.vision_config.model_type != "clip_vision_model":
             return None
-        patch = config.vision_config.patch_size
-        class_token = config.vision_feature_select_strategy == "full"
+        patch: int = config.vision_config.patch_size
+        class_token: bool = config.vision_feature_select_strategy == "full"
         return (shape[-2] // patch) * (shape[-1] // patch) + class_token

@@ -20,17 +20,20 @@ class LlavaNext(Family):
 
     def image_tokens(self, config: Any, shape: Sequence[int], sides: Mapping[str, Tensor]) -> int | None:
         # imported here: reading a configuration must not pay for a modelling file
-        from transformers.models.llava_next.modeling_llava_next import (
-            get_anyres_image_grid_shape,
-            unpad_image,
-        )
+        from transformers.models.llava_next import modeling_llava_next
+
+        layout: Any = modeling_llava_next
 
         vision = config.vision_config
         if vision.model_type != "clip_vision_model" or config.vision_feature_select_strategy != "default":
             return None
         side = vision.image_size // vision.patch_size
         size = sides["image_sizes"].tolist()
-        rows, columns = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, vision.image_size)
+        rows, columns = layout.get_anyres_image_grid_shape(
+            size, config.image_grid_pinpoints, vision.image_size
+        )
         # a tensor without data: only its shape is cut
-        _, height, width = unpad_image(torch.empty(1, rows * side, columns * side, device="meta"), size).shape
+        _, height, width = layout.unpad_image(
+            torch.empty(1, rows * side, columns * side, device="meta"), size
+        ).shape
         return int(side * side + height * (width + 1))

@@ -18,4 +18,5 @@ class Qwen2VL(Family):
     tiles = True
 
     def image_tokens(self, config: Any, shape: Sequence[int], sides: Mapping[str, Tensor]) -> int | None:
-        return int(sides["image_grid_thw"].prod()) // config.vision_config.spatial_merge_size**2
+        patches_per_token: int = config.vision_config.spatial_merge_size**2
+        return int(sides["image_grid_thw"].prod()) // patches_per_token
