@@ -28,7 +28,15 @@ COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
 _LEFT_OUT = ("name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages")
 # options that came after rows were stored -> the value that leaves those rows valid
-_NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False, "feature_cache": None}
+_NEUTRAL = {
+    "weights.every_n_steps": 1,
+    "weights.reuse": False,
+    "feature_cache": None,
+    "model.quantize": None,
+    "model.reference_quantize": None,
+    "model.train_projector": False,
+    "model.lora.target_modules": None,
+}
 
 
 def trial_config(cfg: DictConfig) -> dict[str, Any]:
@@ -37,7 +45,7 @@ def trial_config(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(config, dict)
     for path, neutral in _NEUTRAL.items():
         *groups, key = path.split(".")
-        node = functools.reduce(lambda n, group: n.get(group, {}), groups, config)
+        node = functools.reduce(lambda n, group: n.get(group) or {}, groups, config)
         if key in node and node[key] == neutral:
             del node[key]
     # a resumed run is the same trial, bit for bit
