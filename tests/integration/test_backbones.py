@@ -18,6 +18,7 @@ from uedpo.model.lora import add_lora
 from uedpo.overrides import conf_folder
 from uedpo.scoring import Scorer
 from uedpo.scoring.placeholders import image_of, num_features
+from uedpo.scoring.prefix_shared import FAMILIES
 from uedpo.types import InputError
 from uedpo.weights.corruption import Blank, Crop, Diffusion, check_corruption, corrupt_batch
 
@@ -81,6 +82,7 @@ def test_the_documented_table_is_what_is_tested():
     named = [name.strip() for row in table.values() for name in row[0].split(",")]
     ours = {path.stem for path in (conf_folder() / "model").glob("*.yaml")} - {"micro_llava"}
     assert set(named) == ours
+    assert {family for family, row in table.items() if row[2] == "prefix_shared"} == set(FAMILIES)
     for family, (_, _, scoring, corruptions) in table.items():
         kind = family_of(base(family).config)
         assert scoring == ("prefix_shared" if kind.shares_prefixes else "plain")
