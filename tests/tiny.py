@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -13,14 +17,18 @@ from transformers import (
     MistralConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
-from uedpo.model.hf import LANGUAGE_LINEAR
+from uedpo.model.families import family_of
 from uedpo.model.lora import add_lora
+from uedpo.scoring.placeholders import num_features
 from uedpo.scoring.prefix_shared import FAMILIES
 from uedpo.types import PairBatch
 
@@ -57,6 +65,29 @@ def _build(family):
             vision_config=_clip(), text_config=text, image_token_index=IMAGE, image_grid_pinpoints=pins
         )
         return LlavaNextForConditionalGeneration(config)
+    if family == "internvl":
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        vision |= {"image_size": [28, 28], "patch_size": [14, 14]}
+        text = Qwen2Config(**TEXT)
+        config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=IMAGE)
+        return InternVLForConditionalGeneration(config)
+    if family in ("idefics3", "smolvlm"):
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        vision |= {"image_size": 28, "patch_size": 14}
+        options = {"vision_config": vision, "text_config": LlamaConfig(**TEXT), "image_token_id": IMAGE}
+        if family == "idefics3":
+            return Idefics3ForConditionalGeneration(Idefics3Config(**options, pad_token_id=0))
+        return SmolVLMForConditionalGeneration(SmolVLMConfig(**options, pad_token_id=0))
     if family == "qwen2_vl":
         vision = {
             "depth": 2,
@@ -95,7 +126,7 @@ def tiny_model(family, *, adapter_std=0.3, checkpointing=False, dtype=torch.floa
                 parameter.normal_(std=0.15)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    model = add_lora(model, 4, 4.0, 0.0, LANGUAGE_LINEAR)
+    model = add_lora(model, 4, 4.0, 0.0, family_of(model.config).lora_targets(model))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -112,6 +143,13 @@ def _images(family, num):
         sizes = [[(28, 56), (56, 28), (50, 20)][i % 3] for i in range(num)]
         pixels = torch.randn(num, 3, 3, 28, 28, generator=random)
         return pixels, {"image_sizes": torch.tensor(sizes)}, [3] * num
+    if family in ("internvl", "idefics3", "smolvlm"):
+        lengths = [(3, 1, 2)[i % 3] for i in range(num)]
+        pixels, mask = torch.zeros(num, 3, 3, 28, 28), torch.zeros(num, 3, 28, 28, dtype=torch.long)
+        for row, length in enumerate(lengths):
+            pixels[row, :length] = torch.randn(length, 3, 28, 28, generator=random)
+            mask[row, :length, : 28 - 14 * (row % 2)] = 1
+        return pixels, {} if family == "internvl" else {"pixel_attention_mask": mask}, lengths
     grids = torch.tensor([[(1, 4, 8), (1, 4, 4), (1, 8, 4)][i % 3] for i in range(num)])
     lengths = grids.prod(1).tolist()
     pixels = torch.zeros(num, max(lengths), 3 * 2 * 4 * 4)
@@ -125,12 +163,12 @@ def tiny_batch(model, family, num_pairs, *, num_responses=2, text_only=()):
     pixels, sides, lengths = _images(family, num_pairs)
     base = model.get_base_model()
     seen = torch.tensor([i not in text_only for i in range(num_pairs)])
-    flat = {"pixel_values": pixels, **sides}
-    if "image_grid_thw" in sides:
-        flat["pixel_values"] = torch.cat([p[:n] for p, n in zip(pixels, lengths, strict=True)])
-    flat["pixel_values"] = flat["pixel_values"].to(next(base.parameters()).dtype)
-    with torch.no_grad():
-        counts = [len(f) for f in base.model.get_image_features(**flat, return_dict=True).pooler_output]
+    kind, counts = family_of(base.config), []
+    for i in range(num_pairs):
+        length = None if lengths is None else lengths[i]
+        own = {n: x[i, :length] if n == "pixel_attention_mask" else x[i] for n, x in sides.items()}
+        whole = pixels[i] if length is None else pixels[i, :length]
+        counts.append(num_features(base, kind, whole, None if length is None else [length], own))
     random = torch.Generator().manual_seed(9)
 
     def text(length):

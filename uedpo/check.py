@@ -50,11 +50,10 @@ def check(cfg: DictConfig, folder: Path) -> int:
     data.report(folder)
     asked = list(inspect.signature(get_object(cfg.loss._target_)).parameters)
     check_weights_are_read(data.train, asked, "_target_" in cfg.weights)
-    token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
     problems, tables = [], {}
     with late_bar("rows", len(data.train) + len(data.val)) as advance:
         for name, part in (("train", data.train), ("val", data.val)):
-            rows = survey(part, data.collate, token, num_workers=data.num_workers, advance=advance)
+            rows = survey(part, data.collate, config, num_workers=data.num_workers, advance=advance)
             problems += [row.problem for row in rows if row.problem]
             tables[name] = table(name, rows, data.collate.max_response_tokens)
     for lines in tables.values():

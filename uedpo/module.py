@@ -15,7 +15,7 @@ from uedpo.loss import FROM_ROWS, ON_REQUEST, dpo_loss
 from uedpo.model.hf import HFModel
 from uedpo.scoring import Scorer
 from uedpo.types import InputError, LossOutput, PairBatch, TokenScores
-from uedpo.weights.corruption import Corruption
+from uedpo.weights.corruption import Corruption, corrupt_batch
 
 Loss = Callable[..., LossOutput]
 # (batch, clear scores) -> detached weights [2B, T]
@@ -105,8 +105,7 @@ class PreferenceModule(pl.LightningModule):
         pixels = None  # one tensor, so that policy and reference share its features
         if batch.pixel_values is not None and set(self.asked) - set(FROM_ROWS):
             assert self.corruption is not None
-            names, lengths = batch.image_ids, batch.pixel_lengths
-            pixels = self.corruption(batch.pixel_values, names, self.global_step, lengths)
+            pixels = corrupt_batch(self.corruption, batch, self.global_step)
         sides = {"policy": (self.score, policy), "reference": (self.score_reference, reference)}
         for side, (scorer, clear) in sides.items():
             logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"

@@ -33,7 +33,15 @@ _LEFT_OUT = (
     "report_pairs",
 )  # fmt: skip
 # options that came after rows were stored -> the value that leaves those rows valid
-_NEUTRAL = {"weights.every_n_steps": 1, "weights.reuse": False, "feature_cache": None}
+_NEUTRAL = {
+    "weights.every_n_steps": 1,
+    "weights.reuse": False,
+    "feature_cache": None,
+    "model.quantize": None,
+    "model.reference_quantize": None,
+    "model.train_projector": False,
+    "model.lora.target_modules": None,
+}
 
 
 def trial_config(cfg: DictConfig) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def trial_config(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(config, dict)
     for path, neutral in _NEUTRAL.items():
         *groups, key = path.split(".")
-        node = functools.reduce(lambda n, group: n.get(group, {}), groups, config)
+        node = functools.reduce(lambda n, group: n.get(group) or {}, groups, config)
         if key in node and node[key] == neutral:
             del node[key]
     # a resumed run is the same trial, bit for bit

@@ -9,6 +9,7 @@ from typing import Any
 
 from uedpo.loss import FROM_ROWS, ON_REQUEST
 from uedpo.report.runs import known_mode
+from uedpo.model.quantize import why_not
 
 # loss -> the weights it is for; and the losses that refuse weights
 WEIGHTED = {"ue_dpo": "uncertainty", "rlhf_v": "segments", "opa_dpo": "segments"}
@@ -32,6 +33,7 @@ def cross_rules(
 
     yield from _method(at, parameters_of)
     yield from _steps(at)
+    yield from _model(at)
     attention = at("model", "attn_implementation")
     if at("scoring") == "prefix_shared" and attention in ("eager", "flash_attention_2"):
         yield (
@@ -76,6 +78,28 @@ def _steps(at: Any) -> Iterator[str]:
                 f"trainer.val_every_n_batches={every}: the run has {steps * accumulate} micro-batches, so it "
                 "would never validate; lower it, or 0 for no validation"
             )
+
+
+def _model(at: Any) -> Iterator[str]:
+    """Whether the ways to hold and train a model fit together."""
+    if at("model", "train_projector") and at("scoring") == "prefix_shared":
+        yield (
+            "model.train_projector=true: scoring=prefix_shared computes image features once, without "
+            "gradient; add scoring=plain, or set it to false"
+        )
+    adapted = at("model", "lora") is not None
+    for key, fits, remedy in (
+        ("quantize", adapted, "trains an adapter: set model.lora, or model.quantize=null"),
+        ("reference_quantize", not adapted, "under LoRA the reference is the policy itself: set it to null"),
+    ):
+        bits = at("model", key)
+        if bits not in ("4bit", "8bit"):
+            continue
+        if not fits:
+            yield f"model.{key}={bits}: {remedy}"
+        reason = why_not(at("trainer", "accelerator"))
+        if reason:
+            yield f"model.{key}={bits}: {reason}"
 
 
 def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:

@@ -106,13 +106,16 @@ def train(cfg: DictConfig, folder: Path) -> None:
     source = instantiate(cfg.model)
     processor = source.processor()
     source.check(processor, source.config())
+    hint = source.pin_hint(source.config())
+    if hint and _rank() == 0:
+        print(hint)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     data.report(folder)
     corruption = instantiate(cfg.corruption, seed=cfg.seed)
     io, start = find_start(cfg, data, folder)
     module = build_module(cfg, source, corruption)
     module.scorer.check(source.config(), source.attn_implementation)
-    data.collate([data.train[0]])  # what the processor makes is carried, or refused before weights load
+    check_layout(source.config(), data, corruption)
     evaluation = instantiate(cfg.evaluation) if "_target_" in cfg.evaluation else None
     weigher = build_weigher(cfg, corruption)
     check_weights_are_read(data.train, module.asked, weigher is not None)
@@ -153,6 +156,20 @@ def train(cfg: DictConfig, folder: Path) -> None:
     log_end(loggers, before, metrics, found["traces.json"], trainer.global_step)
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
+
+
+def check_layout(config: Any, data: Any, corruption: Any) -> None:
+    """Whether model, processor and corruption agree on how images lie, before weights load.
+
+    Raises:
+        InputError: see `PairCollator`, `check_placeholders` and `check_corruption`.
+    """
+    from uedpo.model.families import family_of
+    from uedpo.scoring.placeholders import check_placeholders
+    from uedpo.weights.corruption import check_corruption
+
+    check_corruption(corruption, config.model_type, family_of(config))
+    check_placeholders(data.collate([data.train[0]]), config)
 
 
 def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | None]:
@@ -246,7 +263,10 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for message in ("does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec"):
+    for message in (
+        "does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec",
+        "gradient_checkpointing_enable",
+    ):  # fmt: skip
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 

@@ -91,10 +91,12 @@ class PairBatch:
         mask: bool [2B, T], True on response tokens.
         positions: [2B, T], index in the sequence whose logits predict `tokens`.
         similarity: [2B], see `PreferencePair`; None where the rows have none.
-        image_inputs: what else the processor says of each image (image_grid_thw [N, 3] or
-            image_sizes [N, 2]).
+        image_inputs: what else the processor says of each image (image_grid_thw [N, 3], image_sizes
+            [N, 2], pixel_attention_mask [N, tiles, H, W]), 0 where there is none.
         pixel_lengths: how much of the first axis of `pixel_values[n]` is image, the rest is padding;
             None where all images have one shape.
+        patch_shape: (channels, copies of the frame, height, width) that the last axis of pixels
+            [N, patches, D] is made of; None for other layouts.
         images: the entries of `pixel_values` that the prompt of each response shows, in their order, a
             tuple for each of the 2B rows. Left out, pair i shows entry i where it has an image.
         token_weights: [2B, T], 1 where the data set says nothing, or None where no row has any.
@@ -113,6 +115,7 @@ class PairBatch:
     image_inputs: dict[str, Tensor] = field(default_factory=dict)
     pixel_lengths: list[int] | None = None
     similarity: Tensor | None = None
+    patch_shape: tuple[int, int, int, int] | None = None
     images: list[tuple[int, ...]] = field(default_factory=list)
     token_weights: Tensor | None = None
     sample_weights: Tensor | None = None
@@ -155,6 +158,7 @@ class PairBatch:
             {k: v.to(device) for k, v in self.image_inputs.items()},
             self.pixel_lengths,
             None if self.similarity is None else self.similarity.to(device),
+            self.patch_shape,
             self.images,
             None if self.token_weights is None else self.token_weights.to(device),
             None if self.sample_weights is None else self.sample_weights.to(device),

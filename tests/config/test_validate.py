@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -7,9 +9,9 @@ from uedpo.overrides import check_overrides, conf_folder
 from uedpo.results import read_rows
 from uedpo.validate import ConfigError, validate
 
-EXPERIMENTS, METHODS, CORRUPTIONS, TUNED = (
+EXPERIMENTS, METHODS, CORRUPTIONS, TUNED, MODELS = (
     sorted(p.stem for p in (conf_folder() / group).glob("*.yaml"))
-    for group in ("experiment", "method", "corruption", "tuned")
+    for group in ("experiment", "method", "corruption", "tuned", "model")
 )
 
 
@@ -55,6 +57,34 @@ def test_every_experiment_validates(name):
 )
 def test_combinations_validate(overrides):
     check_overrides(overrides)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_validates(name):
+    cfg = composed(f"model={name}", *(["model.path=ORG/NAME"] if name == "hf" else []))
+    validate(cfg)
+    if name != "micro_llava":
+        assert cfg.model.lora.r == 128  # the paper's
+        assert cfg.model.gradient_checkpointing
+        assert re.fullmatch(r"[\w-]+/[\w.-]+", cfg.model.path)
+
+
+def test_ways_to_hold_a_model_that_do_not_fit_are_refused(monkeypatch):
+    assert "model.path: missing" in problems("model=hf")
+    text = problems("model.quantize=4bit")
+    assert "model.quantize=4bit: bitsandbytes is tested on GPUs only; add trainer=gpu" in text
+    monkeypatch.setattr("uedpo.model.quantize.find_spec", lambda name: None)
+    assert "pip install bitsandbytes" in problems("model.quantize=8bit", "trainer=gpu")
+    monkeypatch.setattr("uedpo.model.quantize.find_spec", lambda name: name)
+    check_overrides(["model.quantize=4bit", "trainer=gpu"])
+    assert "trains an adapter" in problems("model.quantize=4bit", "trainer=gpu", "model.lora=null")
+    check_overrides(["model.reference_quantize=8bit", "trainer=gpu", "model.lora=null"])
+    text = problems("model.reference_quantize=8bit", "trainer=gpu")
+    assert "under LoRA the reference is the policy itself" in text
+    assert "model.quantize='2bit'" in problems("model.quantize=2bit")
+    text = problems("model.train_projector=true")
+    assert "scoring=prefix_shared computes image features once, without gradient; add scoring=plain" in text
+    check_overrides(["model.train_projector=true", "scoring=plain"])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -141,17 +141,20 @@ def test_rows_that_would_stop_a_run_are_named(run, tmp_path, monkeypatch):
 
 
 def test_placeholders_that_do_not_fit_the_images_are_found():
-    processor = HFModel("uedpo:micro_llava").processor()
-    token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    source = HFModel("uedpo:micro_llava")
+    processor, config = source.processor(), source.config()
     pair, collate = MicroWorldPairs("val", 1)[0], PairCollator(processor, 50)
-    assert measure(pair, collate, token).problem == ""
-    assert "0 image placeholders for 1 images; use the processor" in measure(pair, collate, -5).problem
     blind = dataclasses.replace(pair, image=None)
-    assert measure(blind, collate, token).problem == ""
-    assert "image placeholders for 0 images" in measure(blind, collate, collate.eos).problem
+    assert measure(pair, collate, config).problem == ""
+    assert measure(blind, collate, config).problem == ""
+    processor.patch_size = 24  # another model's
+    with pytest.raises(
+        InputError, match=f"row {pair.id}: 16 image placeholders in the prompt, its image gives 64"
+    ):
+        measure(pair, collate, config)
     processor.chat_template = "{{ messages[0]['content'][-1]['text'] }} a"  # leaves the image out
     with pytest.raises(InputError, match=f"row {pair.id}: the processor refuses its prompt and images"):
-        measure(pair, collate, token)
+        measure(pair, collate, config)
 
 
 def test_a_bar_appears_after_three_seconds_on_a_terminal(monkeypatch):

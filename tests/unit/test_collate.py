@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from uedpo.data.collate import PairCollator
-from uedpo.types import PreferencePair
+from uedpo.types import InputError, PreferencePair
 from uedpo.weights.corruption import corrupt
 
 IMAGE = 9
@@ -25,7 +25,9 @@ class GridProcessor:
     def apply_chat_template(self, messages, add_generation_prompt):
         return messages[0]["content"][-1]["text"]
 
-    def __call__(self, images, text, return_tensors):
+    def __call__(self, text, return_tensors, images=None):
+        if images is None:
+            return self.text_only(text)
         rows, columns = images[0]
         ids = [5] * 2 + [IMAGE] * (rows * columns // 4) + [6]
         return {
@@ -36,11 +38,17 @@ class GridProcessor:
             "image_grid_thw": torch.tensor([[1, rows, columns]]),
         }
 
+    def text_only(self, text):
+        ids = torch.tensor([[ord(c) for c in text[0]]])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
 
 class PatchProcessor(GridProcessor):
     """Speaks as LLaVA-NeXT's processor does: a number of patches that depends on the image."""
 
-    def __call__(self, images, text, return_tensors):
+    def __call__(self, text, return_tensors, images=None):
+        if images is None:
+            return self.text_only(text)
         rows, columns = images[0]
         ids = torch.tensor([[5, IMAGE, 6]])
         return {
@@ -77,6 +85,20 @@ def test_patches_and_sizes_are_carried(pairs):
     assert batch.image_inputs["image_sizes"].tolist() == [[2, 4], [0, 0], [4, 4]]
     assert batch.pixel_values.shape == (3, 4, 3, 2, 2)
     assert batch.pixel_lengths == [2, 0, 4]
+
+
+def test_images_of_different_sizes_are_refused_where_the_model_stacks_them(pairs):
+    class Whole(GridProcessor):
+        def __call__(self, text, return_tensors, images=None):
+            if images is None:
+                return self.text_only(text)
+            return self.text_only(text) | {"pixel_values": torch.ones(1, 3, *images[0])}
+
+    same = PairCollator(Whole(), 9)([pairs[0], pairs[1], pair("d", (2, 4))])
+    assert same.pixel_values.shape == (3, 3, 2, 4)
+    assert same.pixel_lengths is None
+    with pytest.raises(InputError, match=r"^row c: its pixels are \[3, 4, 4\].*data.batch_size=1"):
+        PairCollator(Whole(), 9)(pairs)
 
 
 def test_text_only_batches_have_no_pixels():

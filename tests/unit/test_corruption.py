@@ -44,6 +44,29 @@ def test_noise_depends_on_seed_id_and_step_only():
     assert not torch.equal(first, sample_noise((4,), "b", seed=1, step=2))
 
 
+def test_copies_of_a_frame_share_their_noise():
+    """Or a model that sums over T copies of a frame would see 1 / sqrt(T) of the noise."""
+    channels, copies, side = 3, 2, 4
+    pixels = torch.zeros(1, 6, channels * copies * side * side)
+    noisy = corrupt(pixels, ["a"], k=900, lengths=[5], patch_shape=(channels, copies, side, side))
+    frames = noisy[0].unflatten(1, (channels, copies, side * side))
+    assert torch.equal(frames[:, :, 0], frames[:, :, 1])
+    assert (frames[5] == 0).all()
+    one = sample_noise((5, channels, 1, side, side), "a", seed=0, step=0).flatten(1)
+    abar = noise_scheduler("sigmoid").alphas_cumprod[900]
+    torch.testing.assert_close(frames[:5, :, 0].flatten(1), (1 - abar).sqrt() * one)
+
+
+def test_masked_pixels_stay_as_they_are():
+    pixels, mask = torch.randn(2, 2, 3, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.long)
+    mask[0, 0, :2] = 1
+    noisy = corrupt(pixels, ["a", "b"], k=900, pixel_mask=mask)
+    clear = corrupt(torch.zeros_like(pixels), ["a", "b"], k=900)
+    abar = noise_scheduler("sigmoid").alphas_cumprod[900]
+    assert ((noisy != pixels * abar.sqrt())[0, 0, :, :2]).all()
+    torch.testing.assert_close(noisy, pixels * abar.sqrt() + clear * mask[:, :, None])
+
+
 def test_corrupt_refuses_bad_input():
     with pytest.raises(ValueError, match="k=1000"):
         corrupt(torch.zeros(1, 3), ["a"], k=1000)

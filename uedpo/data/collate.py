@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,25 +12,41 @@ from torch.nn.utils.rnn import pad_sequence
 from uedpo.data.prompts import pair_prompt
 from uedpo.data.texts import token_limit
 from uedpo.data.weights import sample_weights, token_weights
+from uedpo.model.chat import answer_frame, no_second_start
+from uedpo.model.families.family import TILE_SIDES
 from uedpo.types import InputError, PairBatch, PreferencePair
 
-# what processors say of an image, and of each token, beside ids, mask and pixels
-SIDES = ("image_grid_thw", "image_sizes")
-TOKEN_TYPES = "mm_token_type_ids"
+# what processors say of an image, of each tile of it, and of each token, beside ids, mask and pixels
+SIDES = ("image_grid_thw", "image_sizes", "batch_num_images", *TILE_SIDES)
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+
+
+class EncodedImage(NamedTuple):
+    """What the processor makes of one image.
+
+    Attributes:
+        pixels: [tiles or patches, ...].
+        sides: see SIDES; [tiles, ...] for those of tiles.
+        whole: whether the image is always one picture.
+    """
+
+    pixels: Tensor
+    sides: dict[str, Tensor]
+    whole: bool
 
 
 class EncodedPrompt(NamedTuple):
-    """What the processor makes of a prompt and its images.
+    """What the processor makes of one prompt and its images.
 
     Attributes:
-        ids: image placeholders expanded.
-        types: [len(ids)], or None where the processor says none.
-        images: pixels and side tensors of each image.
+        ids: of the prompt, image placeholders expanded.
+        types: [len(ids)] each, see TOKEN_TYPES.
+        images: in the order of their places.
     """
 
     ids: list[int]
-    types: Tensor | None
-    images: list[dict[str, Tensor]]
+    types: dict[str, Tensor]
+    images: list[EncodedImage]
 
 
 class PairCollator:
@@ -49,9 +65,9 @@ class PairCollator:
         self.processor = processor
         self.negatives = negatives
         self.max_response_tokens = max_response_tokens
-        self.eos = int(processor.tokenizer.eos_token_id)
+        self.lead, self.end = answer_frame(processor)
         pad = processor.tokenizer.pad_token_id
-        self.pad = self.eos if pad is None else int(pad)
+        self.pad = self.end if pad is None else int(pad)
         self.max_length = token_limit(processor.tokenizer)
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
@@ -86,13 +102,15 @@ class PairCollator:
             mask[i, : len(response)] = True
             positions[i, : len(response)] = torch.arange(len(prompt) - 1, total - 1)
         inputs = {"input_ids": input_ids, "attention_mask": attention}
-        if any(prompt.types is not None for prompt in prompts):
-            inputs[TOKEN_TYPES] = torch.zeros_like(input_ids)
-            for i, prompt in enumerate(prompts):
-                if prompt.types is not None:
-                    inputs[TOKEN_TYPES][i, : len(prompt.types)] = prompt.types
-        images, shown = _numbered(prompts)
-        pixels, lengths = self._pixels(images)
+        for name in TOKEN_TYPES:
+            if any(name in prompt.types for prompt in prompts):
+                inputs[name] = torch.zeros_like(input_ids)
+                for i, prompt in enumerate(prompts):
+                    if name in prompt.types:
+                        inputs[name][i, : len(prompt.ids)] = prompt.types[name]
+        images, shown, rows_of = _numbered(prompts)
+        pixels, lengths = _pixels(images, [pairs[row % len(pairs)].id for row in rows_of])
+        sides = [image.sides for image in images if image is not None]
         return PairBatch(
             ids=[pair.id for pair in pairs],
             inputs=inputs,
@@ -102,10 +120,11 @@ class PairCollator:
             mask=mask,
             positions=positions,
             similarity=self._similarity(pairs),
-            image_inputs={n: self._stacked(images, n) for n in SIDES if any(n in made for made in images)},
+            image_inputs={n: _side(images, n) for n in SIDES if any(n in side for side in sides)},
             pixel_lengths=lengths,
+            patch_shape=_patch_shape(self.processor, pixels, sides),
             images=shown,
-            token_weights=token_weights(self.processor.tokenizer, pairs, mask, lead=" "),
+            token_weights=token_weights(self.processor.tokenizer, pairs, mask, self.lead),
             sample_weights=sample_weights(pairs),
         )
 
@@ -124,69 +143,105 @@ class PairCollator:
             return None
         return torch.tensor(scores).T.flatten()
 
-    def _pixels(self, images: list[dict[str, Tensor]]) -> tuple[Tensor | None, list[int] | None]:
-        """Pixels [N, ...] padded along the first axis of an image, and its lengths where they differ."""
-        if not any(images):
-            return None, None
-        if not any(name in made for made in images for name in SIDES):
-            return self._stacked(images, "pixel_values"), None
-        rows = [made["pixel_values"] for made in images if made]
-        blank = rows[0][:0]
-        rows = [made.get("pixel_values", blank) for made in images]
-        return pad_sequence(rows, batch_first=True), [len(row) for row in rows]
-
-    @staticmethod
-    def _stacked(images: list[dict[str, Tensor]], name: str) -> Tensor:
-        blank = torch.zeros_like(next(made[name] for made in images if made))
-        return torch.stack([made.get(name, blank) for made in images])
-
     def _prompt(self, pair: PreferencePair, images: tuple[Any, ...]) -> EncodedPrompt:
         text = pair_prompt(self.processor, pair)
-        if not images:
-            ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-            return EncodedPrompt(ids, None, [])
+        given = {"images": list(images)} if images else {}
+        start = no_second_start(self.processor, text)
         try:
-            made = self.processor(images=list(images), text=[text], return_tensors="pt")
+            made = self.processor(**given, text=[text], return_tensors="pt", **start)
         except ValueError as error:  # transformers', of a prompt that places another number of images
             reason = " ".join(str(error).split())[:300]
             raise InputError(
                 f"row {pair.id}: the processor refuses its prompt and images ({reason}); use the processor "
                 "and chat template that belong to the model, or leave the row out"
             ) from None
-        extra = set(made) - {"input_ids", "attention_mask", "pixel_values", TOKEN_TYPES, *SIDES}
+        extra = set(made) - {"input_ids", "attention_mask", "pixel_values", *TOKEN_TYPES, *SIDES}
         if extra:
             raise InputError(f"the processor makes {sorted(extra)}, which this collator does not carry yet")
-        types = made[TOKEN_TYPES][0] if TOKEN_TYPES in made else None
-        return EncodedPrompt(made["input_ids"][0].tolist(), types, _apart(pair, made, len(images)))
+        types = {name: made[name][0] for name in TOKEN_TYPES if name in made}
+        apart = _apart(pair, made, len(images)) if "pixel_values" in made else []
+        return EncodedPrompt(made["input_ids"][0].tolist(), types, apart)
 
     def _response(self, text: str) -> list[int]:
-        # the templates put a space between "ASSISTANT:" and the answer
-        ids = self.processor.tokenizer(" " + text.strip(), add_special_tokens=False)["input_ids"]
-        return list([*ids, self.eos][: self.max_response_tokens])
+        ids = self.processor.tokenizer(self.lead + text.strip(), add_special_tokens=False)["input_ids"]
+        return list([*ids, self.end][: self.max_response_tokens])
 
 
-def _apart(pair: PreferencePair, made: Any, num: int) -> list[dict[str, Tensor]]:
-    """Pixels and side tensors of each of the `num` images of a row."""
+def _apart(pair: PreferencePair, made: Any, num: int) -> list[EncodedImage]:
+    """The images of a row, which the processor makes together."""
     pixels = made["pixel_values"]
-    if SIDES[0] in made:  # with a grid, all patches of all images come in one row
-        parts = list(torch.split(pixels, made[SIDES[0]].prod(-1).tolist()))
-    elif len(pixels) == num:
-        parts = list(pixels)
+    stacked = pixels.dim() == 5  # [images, tiles, channels, height, width]
+    if "image_grid_thw" in made:
+        parts = list(torch.split(pixels, made["image_grid_thw"].prod(-1).tolist()))
+    elif num == 1:
+        parts = [pixels[0] if stacked else pixels]
+    elif len(pixels) == num and "batch_num_images" not in made:
+        parts = list(pixels) if stacked else list(torch.split(pixels, 1))
     else:
         raise InputError(
             f"row {pair.id}: the processor does not tell its {num} images apart; give this model one a row"
         )
     sides = [name for name in SIDES if name in made]
-    return [{"pixel_values": part, **{n: made[n][i] for n in sides}} for i, part in enumerate(parts)]
+    single = not stacked and "image_grid_thw" not in made
+    return [
+        EncodedImage(part, {name: made[name][i] for name in sides}, single and len(part) == 1)
+        for i, part in enumerate(parts)
+    ]
 
 
-def _numbered(prompts: list[EncodedPrompt]) -> tuple[list[dict[str, Tensor]], list[tuple[int, ...]]]:
-    """(entries for all images, of each prompt the numbers of its own); a text-only prompt has an empty entry,
-    which it does not show, and a prompt that stands there twice has its entries once."""
-    images: list[dict[str, Tensor]] = []
+def _numbered(
+    prompts: list[EncodedPrompt],
+) -> tuple[list[EncodedImage | None], list[tuple[int, ...]], list[int]]:
+    """(entries for all images, of each prompt the numbers of its own, of each entry the row of its prompt); a
+    text-only prompt has an empty entry, which it does not show; a prompt that stands there twice has its
+    entries once."""
+    images: list[EncodedImage | None] = []
+    rows: list[int] = []
     known: dict[int, tuple[int, ...]] = {}
-    for prompt in prompts:
+    for row, prompt in enumerate(prompts):
         if id(prompt) not in known:
             known[id(prompt)] = tuple(range(len(images), len(images) + len(prompt.images)))
-            images += prompt.images or [{}]
-    return images, [known[id(prompt)] for prompt in prompts]
+            images += prompt.images or [None]
+            rows += [row] * (len(images) - len(rows))
+    return images, [known[id(prompt)] for prompt in prompts], rows
+
+
+def _pixels(images: list[EncodedImage | None], owners: list[str]) -> tuple[Tensor | None, list[int] | None]:
+    """Pixels [N, ...] padded along the first axis of an image, and its lengths unless all are one picture."""
+    there = [image for image in images if image is not None]
+    if not there:
+        return None, None
+    for owner, image in zip(owners, images, strict=True):
+        if image is not None and image.pixels.shape[1:] != there[0].pixels.shape[1:]:
+            raise InputError(
+                f"row {owner}: its pixels are {list(image.pixels.shape[1:])}, others of its batch "
+                f"{list(there[0].pixels.shape[1:])}; this model takes images of one size a batch: set "
+                "data.batch_size=1 and raise trainer.accumulate_grad_batches"
+            )
+    blank = there[0].pixels[:0]
+    if all(image.whole for image in there):
+        nothing = torch.zeros_like(there[0].pixels[0])
+        return torch.stack([nothing if image is None else image.pixels[0] for image in images]), None
+    rows = [blank if image is None else image.pixels for image in images]
+    return pad_sequence(rows, batch_first=True), [len(row) for row in rows]
+
+
+def _side(images: list[EncodedImage | None], name: str) -> Tensor:
+    """[N, ...], 0 where an entry has no image, and where it has fewer tiles than others."""
+    like = next(image.sides[name] for image in images if image is not None and name in image.sides)
+    blank = like[:0] if name in TILE_SIDES else torch.zeros_like(like)
+    values = [blank if image is None else image.sides.get(name, blank) for image in images]
+    return pad_sequence(values, batch_first=True) if name in TILE_SIDES else torch.stack(values)
+
+
+def _patch_shape(
+    processor: Any, pixels: Tensor | None, sides: Sequence[Mapping[str, Tensor]]
+) -> tuple[int, int, int, int] | None:
+    """See `PairBatch`; only processors that make a grid of patches repeat the frame."""
+    if pixels is None or not any("image_grid_thw" in side for side in sides):
+        return None
+    options = getattr(processor, "image_processor", None)
+    side, copies = getattr(options, "patch_size", None), getattr(options, "temporal_patch_size", None)
+    if side is None or copies is None:
+        return None
+    return pixels.shape[-1] // (copies * side * side), copies, side, side

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError, plain_line
+from uedpo.scoring.placeholders import check_placeholders
 from uedpo.types import PreferencePair
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
@@ -35,31 +37,32 @@ class Measured:
 class _Measuring(Dataset[Measured]):
     """A data set whose items are measured where they are asked for, in a loader's workers."""
 
-    def __init__(
-        self, pairs: Sequence[PreferencePair], collate: PairCollator, image_token: int | None
-    ) -> None:
-        self.pairs, self.collate, self.image_token = pairs, collate, image_token
+    def __init__(self, pairs: Sequence[PreferencePair], collate: PairCollator, config: Any) -> None:
+        self.pairs, self.collate, self.config = pairs, collate, config
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, i: int) -> Measured:
         try:
-            return measure(self.pairs[i], self.collate, self.image_token)
+            return measure(self.pairs[i], self.collate, self.config)
         except InputError as error:
             return Measured(problem=plain_line(error))
 
 
-def measure(pair: PreferencePair, collate: PairCollator, image_token: int | None) -> Measured:
+def measure(pair: PreferencePair, collate: PairCollator, config: Any) -> Measured:
     """Numbers of one row.
 
     Args:
-        image_token: id of the placeholder; None where the model has none.
+        config: of the whole model, transformers'.
 
     Raises:
-        InputError: the row cannot be collated.
+        InputError: the row cannot be collated, or has not as many placeholders as its images give features
+            (where its family says so without weights).
     """
     batch = collate([pair])
+    check_placeholders(batch, config)
+    image_token = getattr(config, "image_token_id", None)
     placeholders = [row.count(image_token) for row in batch.inputs["input_ids"].tolist()]
     responses, whole = batch.mask.sum(1).tolist(), batch.inputs["attention_mask"].sum(1).tolist()
     lengths = {
@@ -72,7 +75,7 @@ def measure(pair: PreferencePair, collate: PairCollator, image_token: int | None
     # a response ends with the end token unless it was cut
     lasts = [int(batch.tokens[row, n - 1]) for row, n in enumerate(responses)]
     cut = sum(
-        n == collate.max_response_tokens and t != collate.eos for n, t in zip(responses, lasts, strict=True)
+        n == collate.max_response_tokens and t != collate.end for n, t in zip(responses, lasts, strict=True)
     )
     problem = "" if image_token is None else _placeholder_problem(pair, placeholders)
     return Measured(lengths, len(pair.images), cut, problem)
@@ -94,7 +97,7 @@ def _placeholder_problem(pair: PreferencePair, placeholders: list[int]) -> str:
 def survey(
     pairs: Sequence[PreferencePair],
     collate: PairCollator,
-    image_token: int | None,
+    config: Any,
     *,
     num_workers: int = 0,
     advance: Callable[[], None] = lambda: None,
@@ -102,11 +105,11 @@ def survey(
     """Every row, decoded, tokenised and processed as training does it.
 
     Args:
-        image_token: see `measure`.
+        config: see `measure`.
         num_workers: processes that do so.
         advance: called after each row.
     """
-    data = _Measuring(pairs, collate, image_token)
+    data = _Measuring(pairs, collate, config)
     loader: Iterator[Measured] = iter(DataLoader(data, batch_size=None, num_workers=num_workers))
     rows = []
     for row in loader:

@@ -7,6 +7,7 @@ from typing import Any
 
 from uedpo.data.prompts import pair_prompt
 from uedpo.data.rejects import Ledger, RowProblem
+from uedpo.model.chat import answer_frame
 from uedpo.types import PreferencePair
 
 # tokenizers without a limit say 1e30
@@ -26,6 +27,7 @@ class TextRules:
     def __init__(self, processor: Any, max_response_tokens: int, negatives: bool, ledger: Ledger) -> None:
         self.processor = processor
         self.tokenizer, self.max_tokens = processor.tokenizer, max_response_tokens
+        self.lead = answer_frame(processor).lead
         self.needs_negatives, self.num_negatives = negatives, 0
         self.ledger = ledger
         self.control = re.compile("|".join(re.escape(t) for t in control_tokens(processor)))
@@ -53,7 +55,7 @@ class TextRules:
         cut = [
             field
             for field, text in responses.items()
-            if self._longer(" " + text.strip(), self.max_tokens - 1)
+            if self._longer(self.lead + text.strip(), self.max_tokens - 1)
         ]
         same = len(cut) == 2 and pair.rejected_image is None
         if same and self._kept(pair.chosen) == self._kept(pair.rejected):
@@ -101,7 +103,7 @@ class TextRules:
         return len(text.encode()) > limit and len(self._ids(text)) > limit
 
     def _kept(self, text: str) -> list[int]:
-        return self._ids(" " + text.strip())[: self.max_tokens]
+        return self._ids(self.lead + text.strip())[: self.max_tokens]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

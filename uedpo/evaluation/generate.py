@@ -22,7 +22,7 @@ from uedpo.evaluation.append_file import ANSWERS, AppendFile, digest
 from uedpo.evaluation.options import command
 from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
-from uedpo.model.chat import chat_prompt
+from uedpo.model.chat import chat_prompt, no_second_start
 from uedpo.model.hf import HFModel, attach_adapter
 from uedpo.types import InputError, PositiveInt
 
@@ -57,11 +57,12 @@ def generate(
         for start in range(0, len(images), batch_size):
             stop = start + batch_size
             inputs = processor(
-                images=list(images[start:stop]),
+                images=[[image] for image in images[start:stop]],  # some take a flat list for one row's
                 text=texts[start:stop],
                 return_tensors="pt",
                 padding=True,
                 padding_side="left",
+                **no_second_start(processor, texts[start]),
             )
             ids = model.generate(**inputs.to(device), max_new_tokens=max_new_tokens, **sampling)
             answers = ids[:, inputs["input_ids"].shape[1] :]

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from uedpo.model.families import family_of
+from uedpo.model.quantize import Bits, quantization_config
 from uedpo.types import Fraction, InputError, PositiveFloat, PositiveInt
 
 SHIPPED = "uedpo:"
@@ -25,16 +27,21 @@ class Lora(NamedTuple):
     r: int
     alpha: float
     dropout: float
-    target_modules: str
+    target_modules: str | None
 
 
 def lora(
     r: PositiveInt = 128,
     alpha: PositiveFloat = 256.0,
     dropout: Fraction = 0.0,
-    target_modules: str = LANGUAGE_LINEAR,
+    target_modules: str | None = None,
 ) -> Lora:
-    """LoRA as the paper trains it (rank 128); `target_modules` is a regular expression."""
+    """LoRA as the paper trains it (rank 128).
+
+    Args:
+        target_modules: regular expression of the adapted layers; None for all linear layers of the language
+            model, and none of the vision tower.
+    """
     return Lora(r, alpha, dropout, target_modules)
 
 
@@ -89,6 +96,10 @@ class HFModel:
         attn_implementation: of transformers.
         lora: adapter options, or None to train the whole language model against a frozen copy.
         gradient_checkpointing: recompute activations in the backward pass.
+        quantize: hold the language model in 4 or 8 bits under the adapter (QLoRA); needs a GPU and
+            bitsandbytes.
+        reference_quantize: the same for the frozen copy of a model that is trained whole.
+        train_projector: train what maps image features into the language model as well; scoring=plain only.
     """
 
     def __init__(
@@ -99,8 +110,13 @@ class HFModel:
         attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         lora: Lora | None = None,
         gradient_checkpointing: bool = False,
+        quantize: Bits | None = None,
+        reference_quantize: Bits | None = None,
+        train_projector: bool = False,
     ) -> None:
         self.path, self.revision, self.lora = path, revision, lora
+        self.quantize, self.reference_quantize = quantize, reference_quantize
+        self.train_projector = train_projector
         self.dtype, self.attn_implementation = dtype, attn_implementation
         self.gradient_checkpointing = gradient_checkpointing
 
@@ -142,15 +158,23 @@ class HFModel:
                 f"model.path={self.path}: {pickled[0]} is a pickle, which can run code; "
                 "convert it to safetensors"
             )
+        return self._weights(self.quantize)
+
+    def _weights(self, bits: Bits | None) -> Any:
+        dtype = getattr(torch, self.dtype)
+        options: dict[str, Any] = {}
+        if bits is not None:
+            options["quantization_config"] = quantization_config(bits, dtype, self.config())
         with self._loading("weights"):
             model, found = AutoModelForImageTextToText.from_pretrained(
                 output_loading_info=True,
                 pretrained_model_name_or_path=self.location,
                 revision=self.revision,
-                dtype=getattr(torch, self.dtype),
+                dtype=dtype,
                 attn_implementation=self.attn_implementation,
                 use_safetensors=True,
                 trust_remote_code=False,
+                **options,
             )
         if found["missing_keys"]:  # transformers would go on with random ones
             missing = sorted(found["missing_keys"])
@@ -165,6 +189,12 @@ class HFModel:
         """One line for whatever the libraries say of a model that does not load."""
         try:
             yield
+        except ImportError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"model.path={self.path}: its {what} needs a package that is not installed ({reason}); "
+                "pip install torchvision num2words, or what is named here"
+            ) from None
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(
@@ -178,6 +208,11 @@ class HFModel:
         Raises:
             InputError: naming all that does not fit.
         """
+        refused = family_of(config).refused
+        if refused:
+            raise InputError(
+                f"model.path={self.path}: model type {config.model_type!r} is refused: {refused}"
+            )
         tokenizer = processor.tokenizer
         rows = config.get_text_config().vocab_size
         problems = []
@@ -189,25 +224,44 @@ class HFModel:
         wanted = getattr(config, "image_token_id", None)
         wanted = getattr(config, "image_token_index", None) if wanted is None else wanted
         found = None if token is None else tokenizer.convert_tokens_to_ids(token)
-        if wanted is not None and found != wanted:
+        # the token of the template may stand for a whole block, which then holds others (Gemma 3, Aya)
+        placeholders = {found, *getattr(processor, "image_token_ids", [])}
+        if wanted is not None and wanted not in placeholders:
             problems.append(f"the tokenizer's image token {token!r} is {found}, the model's is {wanted}")
         if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
             problems.append("there is no chat template")
         if problems:
             raise InputError(f"model.path={self.path}: {'; '.join(problems)}; use the model's own processor")
 
+    def pin_hint(self, config: Any) -> str | None:
+        """How to get the same weights again, for a hub id without a revision; None where they are settled."""
+        if self.revision is not None or self.path.startswith(SHIPPED) or Path(self.path).exists():
+            return None
+        commit = getattr(config, "_commit_hash", None) or "COMMIT"
+        return f"model.path={self.path}: not pinned; add model.revision={commit} for the same weights again"
+
     def load(self) -> tuple[Any, Any | None]:
-        """(policy in train mode, reference or None where disabling the adapter gives it)."""
+        """(policy in train mode, reference or None where disabling the adapter gives it).
+
+        Raises:
+            InputError: see `base`; or no language model or projector where this family should have it.
+        """
         model, reference = self.base(), None
+        family = family_of(model.config)
+        projectors = family.projector_paths(model) if self.train_projector else []
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.lora is None:
-            reference = copy.deepcopy(model).eval()
-            model.model.language_model.requires_grad_(True)
-            model.get_output_embeddings().requires_grad_(True)
+            bits = self.reference_quantize
+            reference = (copy.deepcopy(model) if bits is None else self._weights(bits)).eval()
+            for part in (family.language(model), model.get_output_embeddings()):
+                part.requires_grad_(True)
+            for path in projectors:
+                model.get_submodule(path).requires_grad_(True)
         else:
             from uedpo.model.lora import add_lora  # PEFT is slow to import
 
-            model = add_lora(model, *self.lora)
+            targets = self.lora.target_modules or family.lora_targets(model)
+            model = add_lora(model, self.lora.r, self.lora.alpha, self.lora.dropout, targets, projectors)
         # from_pretrained returns eval mode, where transformers skips gradient checkpointing
         return model.train(), reference

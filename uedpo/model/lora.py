@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,25 @@ from peft.tuners import lora as peft_lora
 from torch import Tensor, nn
 
 
-def add_lora(model: Any, r: int, alpha: float, dropout: float, target_modules: str) -> Any:
-    """`model` inside a PEFT model with a fresh adapter, which is all that is trained."""
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules)  # type: ignore[arg-type]
-    config._register_custom_module({nn.Linear: AddingLinear})
+def add_lora(
+    model: Any, r: int, alpha: float, dropout: float, target_modules: str, trained: Sequence[str] = ()
+) -> Any:
+    """`model` inside a PEFT model with a fresh adapter, which is all that is trained.
+
+    Args:
+        target_modules: regular expression of the layers that get low-rank matrices.
+        trained: paths of modules of which the adapter holds a copy that is trained whole; without the
+            adapter the model has its own.
+    """
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=target_modules,
+        modules_to_save=list(trained) or None,
+    )
+    if not getattr(model, "is_quantized", False):  # PEFT's own layers know bitsandbytes
+        config._register_custom_module({nn.Linear: AddingLinear})
     return get_peft_model(model, config)
 
 

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from uedpo.atomic import replace
+from uedpo.model.families import family_of
+from uedpo.scoring.placeholders import image_of
 from uedpo.types import InputError, PairBatch
 
 Compute = Callable[[Sequence[int]], Iterable[Tensor]]
@@ -40,8 +42,9 @@ class FeatureCache:
     def bind(self, base: Any) -> None:
         """Take the tower and projector of `base`, an image-text-to-text model."""
         digest = hashlib.sha256(f"{base.config.model_type} {transformers.__version__}".encode())
+        inside = family_of(base.config).language_path(base).removeprefix("model.") + "."
         for name, value in sorted(base.model.state_dict().items()):
-            if not name.startswith("language_model."):
+            if not name.startswith(inside):
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(_bytes(value))
         self._tower = digest.hexdigest()
@@ -68,12 +71,9 @@ class FeatureCache:
         return [known[n] if n in known else self._read(names[n], device) for n in shown]
 
     def _name(self, batch: PairBatch, entry: int) -> Path:
-        assert batch.pixel_values is not None
-        pixels = batch.pixel_values[entry]
-        if batch.pixel_lengths is not None:
-            pixels = pixels[: batch.pixel_lengths[entry]]
+        pixels, sides = image_of(batch, entry)
         digest = hashlib.sha256(f"{self._tower} {pixels.dtype} {tuple(pixels.shape)}".encode())
-        for value in (pixels, *(batch.image_inputs[k][entry] for k in sorted(batch.image_inputs))):
+        for value in (pixels, *(sides[k] for k in sorted(sides))):
             digest.update(_bytes(value))
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"

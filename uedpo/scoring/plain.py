@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.model.families import family_of
 from uedpo.scoring.head import token_scores
 from uedpo.types import PairBatch, TokenScores
 
@@ -40,9 +41,8 @@ def image_inputs(
     if pixels is None or not shown:
         return {}
     index = torch.tensor(shown, device=pixels.device)
-    pixels = pixels[index].to(next(base.parameters()).dtype)
+    # base.dtype is that of the first floating-point weight: quantised ones are bytes
+    pixels = pixels[index].to(base.dtype)
     sides = {name: value[index] for name, value in batch.image_inputs.items()}
-    if "image_grid_thw" in sides:  # these models take the patches of all images in one row
-        assert batch.pixel_lengths is not None
-        pixels = torch.cat([p[: batch.pixel_lengths[n]] for p, n in zip(pixels, shown, strict=True)])
-    return {"pixel_values": pixels, **sides}
+    lengths = None if batch.pixel_lengths is None else [batch.pixel_lengths[n] for n in shown]
+    return family_of(base.config).model_inputs(pixels, lengths, sides)

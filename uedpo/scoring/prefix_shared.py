@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.model.families import family_of
 from uedpo.scoring.attention import NAME, PrefixLayout
 from uedpo.scoring.feature_cache import FeatureCache
 from uedpo.scoring.head import token_scores
@@ -21,7 +22,10 @@ from uedpo.scoring.last_layer import read_needed_only
 from uedpo.scoring.plain import image_inputs, unwrap
 from uedpo.types import InputError, PairBatch, TokenScores
 
-FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+# those of `uedpo.model.families` that share prefixes
+FAMILIES = (
+    "llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm",
+)  # fmt: skip
 
 
 @dataclass
@@ -65,7 +69,7 @@ def check_config(config: Any, attn_implementation: str) -> None:
         InputError: with the reason and the remedy.
     """
     remedy = "or use scoring=plain"
-    if config.model_type not in FAMILIES:
+    if not family_of(config).shares_prefixes:
         raise InputError(
             f"scoring=prefix_shared: model type {config.model_type!r} is not one of "
             f"{', '.join(FAMILIES)}; take one of these {remedy}"
@@ -98,14 +102,17 @@ def attach(model: Any) -> None:
             "scoring=prefix_shared: this version of transformers does not take image features; "
             "upgrade transformers, or use scoring=plain"
         )
+    family = family_of(base.config)
+    inside = family.language_path(base).removeprefix("model.") + "."
     for name, parameter in base.model.named_parameters():
-        if parameter.requires_grad and not name.startswith("language_model."):
+        if parameter.requires_grad and not name.startswith(inside):
             raise InputError(
                 f"scoring=prefix_shared: {name} is trained, but image features are computed once without "
-                "gradient; train the language model only (model.lora.target_modules), or use scoring=plain"
+                "gradient; train the language model only (model.lora.target_modules, "
+                "model.train_projector=false), or use scoring=plain"
             )
     base.set_attn_implementation({"text_config": NAME})
-    read_needed_only(base.model.language_model.layers[-1])
+    read_needed_only(family.language(base).layers[-1])
 
 
 @torch.no_grad()

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from uedpo.model.families import family_of
 from uedpo.scoring import plain, prefix_shared
 from uedpo.scoring.feature_cache import FeatureCache
+from uedpo.scoring.placeholders import Measured, check_placeholders
 from uedpo.types import InputError, PairBatch, TokenScores
 
 Mode = Literal["prefix_shared", "plain"]
-DEEPSTACK = ("qwen3_vl",)
 
 
 class Scorer:
@@ -37,23 +38,24 @@ class Scorer:
         self._batch: PairBatch | None = None
         self._packed: prefix_shared.Packed | None = None
         self._features: list[tuple[Tensor | None, int, Any]] = []
+        self._measured: Measured = {}
 
     def check(self, config: Any, attn_implementation: str) -> None:
         """Raise InputError, with reason and remedy, if models of this config cannot be scored so."""
         if self.mode == "prefix_shared":
             prefix_shared.check_config(config, attn_implementation)
-        if self.cache is not None and config.model_type in DEEPSTACK:
-            raise InputError(
-                f"feature_cache: {config.model_type} feeds features of earlier tower layers as well, which "
-                "are not kept; set feature_cache=null"
-            )
+        uncached = family_of(config).uncached
+        if self.cache is not None and uncached:
+            raise InputError(f"feature_cache: {config.model_type} {uncached}; set feature_cache=null")
 
     def attach(self, model: Any) -> None:
         """Make a freshly loaded policy or reference ready; raises InputError like `check`."""
+        base = plain.unwrap(model)
+        family_of(base.config).check_model(base)
         if self.mode == "prefix_shared":
             prefix_shared.attach(model)
         if self.cache is not None:
-            self.cache.bind(plain.unwrap(model))
+            self.cache.bind(base)
 
     def score(self, model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> TokenScores:
         """Scores of every response token of `batch`.
@@ -63,11 +65,18 @@ class Scorer:
                 the others, whose vision tower is the same.
             batch: B pairs; rows of its texts are response-major: B chosen, B rejected, further ones.
             pixel_values: [N, ...] in the place of the batch's own (the corrupted images).
+
+        Raises:
+            InputError: see `check_placeholders`.
         """
+        if batch is not self._batch:
+            base = plain.unwrap(model)
+            check_placeholders(batch, base.config, base, self._measured)
+            self._batch, self._packed, self._features = batch, None, []
         if self.mode == "plain":
             return plain.score(model, batch, pixel_values)
-        if batch is not self._batch or self._packed is None:
-            self._batch, self._packed, self._features = batch, prefix_shared.pack(model, batch), []
+        if self._packed is None:
+            self._packed = prefix_shared.pack(model, batch)
         pixels = batch.pixel_values if pixel_values is None else pixel_values
         return prefix_shared.score(model, batch, self._packed, self._features_of(model, batch, pixels))
 

@@ -16,7 +16,8 @@ from annotated_types import Gt, Interval, Le
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from uedpo.types import PositiveFloat, PositiveInt
+from uedpo.model.families import Family
+from uedpo.types import InputError, PairBatch, PositiveFloat, PositiveInt
 
 NUM_STEPS = 1000
 Schedule = Literal["sigmoid", "linear", "scaled_linear"]
@@ -61,6 +62,8 @@ def corrupt(
     step: int = 0,
     schedule: Schedule = "sigmoid",
     lengths: Sequence[int] | None = None,
+    patch_shape: tuple[int, int, int, int] | None = None,
+    pixel_mask: Tensor | None = None,
 ) -> Tensor:
     """Diffuse preprocessed pixels to step k: sqrt(abar_k) v + sqrt(1 - abar_k) eps.
 
@@ -72,6 +75,9 @@ def corrupt(
         schedule: "sigmoid" (VCD, default), "linear" or "scaled_linear".
         lengths: how much of the first axis of each image is no padding; padding gets no noise, and
             the noise does not depend on it.
+        patch_shape: see `PairBatch`; the copies of a frame get the same noise, or the model, which sums
+            over them, would see less of it.
+        pixel_mask: [B, tiles, H, W], 0 on pixels that are padding and get no noise.
 
     Returns:
         Corrupted pixels, same shape, dtype and device.
@@ -85,11 +91,58 @@ def corrupt(
     noise = torch.zeros(pixel_values.shape)
     for row, sample_id in enumerate(sample_ids):
         size = pixel_values.shape[1] if lengths is None else lengths[row]
-        noise[row, :size] = sample_noise([size, *pixel_values.shape[2:]], sample_id, seed=seed, step=step)
+        shape = [size, *pixel_values.shape[2:]]
+        noise[row, :size] = _patch_noise(shape, patch_shape, sample_id, seed, step)
+    if pixel_mask is not None:
+        noise *= pixel_mask.to(noise.device)[:, :, None]
     steps = torch.full((len(sample_ids),), k, device=pixel_values.device)
     clear = pixel_values.float()
     noisy: Tensor = noise_scheduler(schedule).add_noise(clear, noise.to(clear.device), steps)
     return noisy.to(pixel_values.dtype)
+
+
+def _patch_noise(
+    shape: list[int], patch_shape: tuple[int, int, int, int] | None, sample_id: str, seed: int, step: int
+) -> Tensor:
+    """Noise of `shape`; with a patch shape it is [patches, D], and one draw serves all copies of a frame."""
+    if patch_shape is None:
+        return sample_noise(shape, sample_id, seed=seed, step=step)
+    channels, copies, height, width = patch_shape
+    one = sample_noise((shape[0], channels, 1, height, width), sample_id, seed=seed, step=step)
+    return one.expand(-1, -1, copies, -1, -1).reshape(shape)
+
+
+def corrupt_batch(corruption: Corruption, batch: PairBatch, step: int) -> Tensor | None:
+    """v' of a batch, [N, ...] in the layout of its pixels; None where it has no image."""
+    if batch.pixel_values is None:
+        return None
+    return corruption(
+        batch.pixel_values,
+        batch.image_ids,
+        step,
+        batch.pixel_lengths,
+        batch.patch_shape,
+        batch.image_inputs.get("pixel_attention_mask"),
+    )
+
+
+def check_corruption(corruption: Corruption, model_type: str, family: Family) -> None:
+    """Refuse a corruption that a model's layout of images cannot take, before training.
+
+    Raises:
+        InputError: with the reason and the remedy.
+    """
+    name = type(corruption).__name__
+    if corruption.spatial and family.tiles:
+        raise InputError(
+            f"corruption={name}: model type {model_type!r} cuts images into tiles or patches, on which it "
+            "would act one by one; use corruption=diffusion"
+        )
+    if isinstance(corruption, Blank) and family.zeros_are_padding:
+        raise InputError(
+            f"corruption={name}: model type {model_type!r} drops pictures of zeros as padding; "
+            "use corruption=diffusion"
+        )
 
 
 class Corruption:
@@ -110,6 +163,8 @@ class Corruption:
         sample_ids: Sequence[str],
         step: int,
         lengths: Sequence[int] | None = None,
+        patch_shape: tuple[int, int, int, int] | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> Tensor:
         """Preprocessed pixels [B, ...] -> corrupted ones, same shape, dtype and device.
 
@@ -117,6 +172,7 @@ class Corruption:
             sample_ids: B ids.
             step: optimiser step.
             lengths: how much of the first axis of each image is no padding; None for all of it.
+            patch_shape, pixel_mask: see `corrupt`.
 
         Raises:
             ValueError: not one id per image, or a layout this corruption cannot handle.
@@ -144,6 +200,8 @@ class Diffusion(Corruption):
         seed: of the noise.
     """
 
+    spatial = False
+
     def __init__(self, k: Step = 500, schedule: Schedule = "sigmoid", seed: int = 0) -> None:
         if not 0 <= k < NUM_STEPS:
             raise ValueError(f"k={k}: must be in [0, {NUM_STEPS - 1}], the schedule's steps")
@@ -157,10 +215,13 @@ class Diffusion(Corruption):
         sample_ids: Sequence[str],
         step: int,
         lengths: Sequence[int] | None = None,
+        patch_shape: tuple[int, int, int, int] | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> Tensor:
         """As in `Corruption`; any layout, and padding gets no noise."""
         options: dict[str, Any] = {"k": self.k, "schedule": self.schedule, "seed": self.seed}
-        return corrupt(pixel_values, sample_ids, step=step, lengths=lengths, **options)
+        layout: dict[str, Any] = {"patch_shape": patch_shape, "pixel_mask": pixel_mask}
+        return corrupt(pixel_values, sample_ids, step=step, lengths=lengths, **layout, **options)
 
 
 class Blank(Corruption):

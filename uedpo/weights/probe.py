@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from uedpo.types import Fraction, PairBatch, PositiveInt, Tau, TokenScores
-from uedpo.weights.corruption import Corruption, Diffusion, sample_noise
+from uedpo.weights.corruption import Corruption, Diffusion, corrupt_batch, sample_noise
 from uedpo.weights.reuse import WeightMemory
 from uedpo.weights.signals import NEEDS_PROBE, Signal, token_signal
 from uedpo.weights.uncertainty import Center, Scope, Select, choose_tokens, exploration_weights
@@ -109,9 +109,7 @@ class UncertaintyProbe(pl.Callback):
 
     def corrupt(self, batch: PairBatch, step: int) -> Tensor | None:
         """v' of a batch, [N, ...]; None where it has no image."""
-        if batch.pixel_values is None:
-            return None
-        return self.corruption(batch.pixel_values, batch.image_ids, step, batch.pixel_lengths)
+        return corrupt_batch(self.corruption, batch, step)
 
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """lambda [2B, T] from the clear scores and a no-gradient pass on the corrupted images."""
