@@ -224,9 +224,10 @@ class HFModel:
         wanted = getattr(config, "image_token_id", None)
         wanted = getattr(config, "image_token_index", None) if wanted is None else wanted
         found = None if token is None else tokenizer.convert_tokens_to_ids(token)
-        # the token of the template may stand for a whole block, which then holds others (Gemma 3, Aya)
-        placeholders = {found, *getattr(processor, "image_token_ids", [])}
-        if wanted is not None and wanted not in placeholders:
+        # the template's token may stand for a block that holds others (by Aya's and Gemma 3's names)
+        inner = (getattr(processor, "img_patch_token", None), getattr(tokenizer, "image_token", None))
+        ids = {found, *(tokenizer.convert_tokens_to_ids(t) for t in inner if t is not None)}
+        if wanted is not None and wanted not in ids:
             problems.append(f"the tokenizer's image token {token!r} is {found}, the model's is {wanted}")
         if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
             problems.append("there is no chat template")
