@@ -165,7 +165,10 @@ def test_earlier_turns_and_system_reach_the_prompt_or_reject_the_row(tmp_path, p
         processor.chat_template += "{% endif %}{% endfor %}"
         with pytest.raises(TooManyRejected, match="leaves a turn out"):
             check_pairs(pairs, processor, 50, False, False)
-        processor.chat_template = "{{ raise_exception('no system role') }}"
+        processor.chat_template = (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+            "{% for m in messages %}{{ m['content'][-1]['text'] }} {% endfor %}"
+        )
         pairs = pairs_of(str(tmp_path / "a.jsonl"))
         with pytest.raises(TooManyRejected, match=r"refuses these turns \(no system role\)"):
             check_pairs(pairs, processor, 50, False, False)
