@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.loss import FROM_ROWS, ON_REQUEST
-from uedpo.report.runs import known_mode
 from uedpo.model.quantize import why_not
+from uedpo.report.runs import known_mode
 
 # loss -> the weights it is for; and the losses that refuse weights
 WEIGHTED = {"ue_dpo": "uncertainty", "rlhf_v": "segments", "opa_dpo": "segments"}
