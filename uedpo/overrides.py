@@ -82,9 +82,10 @@ def check_overrides(overrides: list[str]) -> DictConfig:
                     swept.append((len(fixed), _choices(override)))
                     fixed.append(swept[-1][1][0])
             first = _composed("config", fixed, overrides)
-            validate(first)
             if swept:
                 _check_grid(fixed, swept, overrides)
+            else:
+                validate(first)
     except MissingConfigException as error:
         plugin = missing_plugin(error.missing_cfg_file)
         if plugin is None:

@@ -31,9 +31,9 @@ def test_every_row_is_used_or_rejected(tmp_path):
         ledger, lost = pairs.ledger, {r.line for r in pairs.ledger.rejected}
         assert ledger.read == len(present) == len(pairs) + len(ledger.rejected)
         assert len(lost) == len(ledger.rejected)
-        assert lost.isdisjoint(pairs._lines)
-        assert lost | set(pairs._lines) == set(present)
-        for line, pair in zip(pairs._lines, pairs.rows, strict=True):
+        assert lost.isdisjoint(pairs.lines)
+        assert lost | set(pairs.lines) == set(present)
+        for line, pair in zip(pairs.lines, pairs.rows, strict=True):
             row = json.loads(present[line].removeprefix(b"\xef\xbb\xbf"))
             assert (pair.prompt, pair.chosen, pair.rejected) == tuple(row[k] for k in list(GOOD)[1:])
     assert stopped < 40
