@@ -153,7 +153,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     for name, value in found.items():
         write_json(folder / name, value)
     metrics = after.metrics if after else None
-    log_end(loggers, before, metrics, found["traces.json"], trainer.global_step)
+    log_end(loggers, before, metrics, found.get("traces.json", []), trainer.global_step)
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
 
