@@ -120,14 +120,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
     weigher = build_weigher(cfg, corruption)
     check_weights_are_read(data.train, module.asked, weigher is not None)
     loggers = [instantiate(c, save_dir=str(folder)) for c in cfg.logger.values() if c is not None]
-    trainer = instantiate(
-        cfg.trainer,
-        callbacks=[*([weigher] if weigher else []), *build_callbacks(cfg)],
-        logger=loggers,
-        default_root_dir=str(folder),
-        plugins=[io],
-        timeout=cfg.timeout,
-    )
+    callbacks = [*([weigher] if weigher else []), *build_callbacks(cfg)]
+    options = {"default_root_dir": str(folder), "plugins": [io], "timeout": cfg.timeout}
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **options)
     log_start(loggers, trial_config(cfg))
     before = base_evaluation(cfg, evaluation, source, processor, folder) if evaluation else None
     pl.seed_everything(cfg.seed, verbose=False)  # a run must not depend on whether it evaluated the base
@@ -139,12 +134,10 @@ def train(cfg: DictConfig, folder: Path) -> None:
         return
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))
     after = evaluate(cfg, evaluation, module.policy, processor, "policy") if evaluation else None
-    write_json(folder / "metrics.json", {"before": before, "after": after.metrics if after else None})
+    metrics = after.metrics if after else None
+    write_json(folder / "metrics.json", {"before": before, "after": metrics})
     if after:
-        row = make_row(trial_config(cfg), *after, time.perf_counter() - begin)
-        write_rows(folder / OWN_ROWS, [row])
-        if cfg.get("results"):
-            append_row(Path(cfg.results), row)
+        store(cfg, make_row(trial_config(cfg), *after, time.perf_counter() - begin), folder)
     from uedpo.report.page import write_report
     from uedpo.report.record import records
 
@@ -152,10 +145,16 @@ def train(cfg: DictConfig, folder: Path) -> None:
     found = records(cfg, module, processor, data, weigher, seconds)
     for name, value in found.items():
         write_json(folder / name, value)
-    metrics = after.metrics if after else None
     log_end(loggers, before, metrics, found.get("traces.json", []), trainer.global_step)
     page = write_report(folder)
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
+
+
+def store(cfg: DictConfig, row: dict[str, Any], folder: Path) -> None:
+    """Keep a trial's row in its directory, and in the results file if there is one."""
+    write_rows(folder / OWN_ROWS, [row])
+    if cfg.get("results"):
+        append_row(Path(cfg.results), row)
 
 
 def check_layout(config: Any, data: Any, corruption: Any) -> None:

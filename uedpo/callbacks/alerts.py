@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uedpo.tracking import WandbRun
 from uedpo.types import PairBatch, PositiveFloat, PositiveInt
-from uedpo.weights.probe import UncertaintyProbe
+from uedpo.weights.probe import probe_of
 
 # margins that hardly differ say nothing, whatever they go with
 MIN_SPREAD = 0.5
@@ -57,7 +57,7 @@ class Alerts(pl.Callback):
         if not trainer.is_global_zero:
             return
         self.steps.append(measure(batch, *pl_module.last_logps))
-        probe = next((c for c in trainer.callbacks if isinstance(c, UncertaintyProbe)), None)  # type: ignore[attr-defined]
+        probe = probe_of(trainer)
         if probe is not None and probe.alpha > 0 and probe.control != "constant" and probe.seen is not None:
             moved = probe.seen.weights[probe.seen.mask & (probe.seen.weights != 1)]
             self.spreads.append(float(moved.max() - moved.min()) if len(moved) else 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uedpo.atomic import replace
 from uedpo.types import PositiveInt
-from uedpo.weights.probe import Seen, UncertaintyProbe
+from uedpo.weights.probe import Seen, seen_by_probe
 
 FILE = "distributions.jsonl"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -44,8 +44,7 @@ class Distributions(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        probe = next((c for c in trainer.callbacks if isinstance(c, UncertaintyProbe)), None)  # type: ignore[attr-defined]
-        seen = probe.seen if probe is not None and trainer.is_global_zero else None
+        seen = seen_by_probe(trainer)
         if seen is None or seen.step == self.last or seen.step % self.every:
             return
         self.last = seen.step

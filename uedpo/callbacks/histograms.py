@@ -8,11 +8,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from uedpo.callbacks.distributions import SIDES
 from uedpo.tracking import STEP, WandbRun
 from uedpo.types import PositiveInt
-from uedpo.weights.probe import Seen, UncertaintyProbe
-
-SIDES = ("chosen", "rejected")
+from uedpo.weights.probe import Seen, seen_by_probe
 
 
 class Histograms(pl.Callback):
@@ -32,8 +31,7 @@ class Histograms(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loggers = [x for x in trainer.loggers if isinstance(x, WandbRun | TensorBoardLogger)]
-        probe = next((c for c in trainer.callbacks if isinstance(c, UncertaintyProbe)), None)  # type: ignore[attr-defined]
-        seen = probe.seen if probe is not None and loggers and trainer.is_global_zero else None
+        seen = seen_by_probe(trainer) if loggers else None
         if seen is None or seen.step == self.last or seen.step % self.every:
             return
         self.last = seen.step

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from uedpo.types import PairBatch, TokenScores
+from uedpo.weights.weigher import TokenWeigher
 
 
-class ColumnWeights(pl.Callback):
+class ColumnWeights(TokenWeigher):
     """Sets the module's `weigher` to 1, which the module multiplies by the weights of the rows."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
-            pl_module.set_weigher(self.weigh)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
-            pl_module.set_weigher(None)
 
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """1 everywhere, [2B, T]."""

@@ -14,6 +14,7 @@ from uedpo.weights.corruption import Corruption, Diffusion, corrupt_batch, sampl
 from uedpo.weights.reuse import WeightMemory
 from uedpo.weights.signals import NEEDS_PROBE, Signal, token_signal
 from uedpo.weights.uncertainty import Center, Scope, Select, choose_tokens, exploration_weights
+from uedpo.weights.weigher import TokenWeigher
 
 Control = Literal["none", "constant", "shuffled", "mean_one"]
 Branches = Literal["both", "chosen", "rejected"]
@@ -45,7 +46,7 @@ class Seen:
     weights: Tensor
 
 
-class UncertaintyProbe(pl.Callback):
+class UncertaintyProbe(TokenWeigher):
     """Sets the module's `weigher` to UE-DPO's lambda (arXiv 2605.04874, section 4).
 
     Each step scores the responses once more, given the corrupted image, with the policy as it is,
@@ -91,21 +92,11 @@ class UncertaintyProbe(pl.Callback):
         self.control, self.seed = control, seed
         self.every_n_steps, self.reuse, self.memory = every_n_steps, reuse, WeightMemory()
         self.corruption = corruption or Diffusion(seed=seed)
-        self.module: Any = None
         self.seen: Seen | None = None
 
     @property
     def needs_probe(self) -> bool:
         return self.signal in NEEDS_PROBE or self.select == "sensitivity"
-
-    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
-            self.module = pl_module
-            pl_module.set_weigher(self.weigh)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
-            pl_module.set_weigher(None)
 
     def corrupt(self, batch: PairBatch, step: int) -> Tensor | None:
         """v' of a batch, [N, ...]; None where it has no image."""
@@ -206,3 +197,14 @@ class UncertaintyProbe(pl.Callback):
             "signals/sensitivity_chosen": d_w[chosen].mean(),
             "signals/sensitivity_rejected": d_l[rejected].mean(),
         }
+
+
+def seen_by_probe(trainer: pl.Trainer) -> Seen | None:
+    """What the run's probe weighed last; None on other ranks than 0, or where none has weighed yet."""
+    probe = probe_of(trainer)
+    return probe.seen if probe is not None and trainer.is_global_zero else None
+
+
+def probe_of(trainer: pl.Trainer) -> UncertaintyProbe | None:
+    """The probe among the callbacks of a trainer, if there is one."""
+    return next((c for c in trainer.callbacks if isinstance(c, UncertaintyProbe)), None)  # type: ignore[attr-defined]

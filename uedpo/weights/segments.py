@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from uedpo.types import PairBatch, PositiveFloat, TokenScores
+from uedpo.weights.weigher import TokenWeigher
 
 _LEAST = 3  # tokens; shorter matches are chance
 
@@ -33,7 +32,7 @@ def segment_weights(
     return weights
 
 
-class SegmentWeights(pl.Callback):
+class SegmentWeights(TokenWeigher):
     """Sets the module's `weigher` to segment weights, a function of the two answers only.
 
     Args:
@@ -42,14 +41,6 @@ class SegmentWeights(pl.Callback):
 
     def __init__(self, weight: PositiveFloat = 1.1) -> None:
         self.weight = weight
-
-    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
-            pl_module.set_weigher(self.weigh)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
-            pl_module.set_weigher(None)
 
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """w [2B, T], 1 where masked."""
