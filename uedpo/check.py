@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
@@ -27,12 +24,12 @@ from uedpo.data.survey import QUANTILES, Measured, images_a_row, quantiles, surv
 from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import ConfigError, InputError, plain_line
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line
+from uedpo.progress import late_bar
 from uedpo.run import quiet
 from uedpo.validate import validate
 
 SHOWN = 6  # rows on the page
 NAMED = 10  # problems that are printed
-PATIENCE = 3.0  # seconds before a bar appears
 
 
 def check(cfg: DictConfig, folder: Path) -> int:
@@ -89,31 +86,6 @@ def table(name: str, rows: Sequence[Measured], limit: int) -> list[str]:
         lines.append(f"  image placeholders: as many rows have them as have images ({seen})")
     bad = len(rows) - len(fine)
     return lines if not bad else [*lines, f"  {bad} rows cannot be collated"]
-
-
-@contextmanager
-def late_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on the terminal's error stream once `PATIENCE` has passed; yields what advances it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    bars, begin, done = Progress(console=console, transient=True), time.monotonic(), 0
-    task: Any = None
-
-    def advance() -> None:
-        nonlocal done, task
-        done += 1
-        if task is None and console.is_terminal and time.monotonic() - begin > PATIENCE:
-            bars.start()
-            task = bars.add_task(what, total=total)
-        if task is not None:
-            bars.update(task, completed=done)
-
-    try:
-        yield advance
-    finally:
-        bars.stop()
 
 
 def main() -> None:

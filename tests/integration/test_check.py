@@ -6,7 +6,6 @@ import json
 import sys
 
 import pytest
-from rich.console import Console
 
 from tests.rows_of_formats import CHOSEN, REJECTED, SAME, TURN, answer, write_json
 from tests.security.test_attacks import HOSTILE
@@ -155,22 +154,6 @@ def test_placeholders_that_do_not_fit_the_images_are_found():
     processor.chat_template = "{{ messages[0]['content'][-1]['text'] }} a"  # leaves the image out
     with pytest.raises(InputError, match=f"row {pair.id}: the processor refuses its prompt and images"):
         measure(pair, collate, config)
-
-
-def test_a_bar_appears_after_three_seconds_on_a_terminal(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("uedpo.check.time.monotonic", lambda: now[0])
-    started = []
-    monkeypatch.setattr("rich.progress.Progress.start", lambda self: started.append(now[0]))
-    for terminal, want in ((True, [3.5]), (False, [])):
-        started.clear()
-        now[0] = 0.0
-        monkeypatch.setattr(Console, "is_terminal", terminal)
-        with check.late_bar("rows", 3) as advance:
-            for second in (1.0, 3.5, 4.0):
-                now[0] = second
-                advance()
-        assert started == want
 
 
 def test_quantiles_are_values_that_are_there():

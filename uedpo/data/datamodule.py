@@ -19,6 +19,7 @@ from uedpo.data.overlap import find_overlap
 from uedpo.data.rejects import write_rejected
 from uedpo.data.rows import CheckedPairs, Source, contents
 from uedpo.data.texts import TextRules
+from uedpo.progress import late_bar
 from uedpo.types import Fraction, InputError, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
 
 
@@ -68,13 +69,15 @@ def check_pairs(
     pictures: set[Source] = set()
 
     def check(pair: PreferencePair) -> None:
+        advance()
         rules(pair)
         for source in (*pair.images, *pair.rejected_images) if decode else ():
             if source not in pictures:
                 check_image(contents(source), decode=True)
                 pictures.add(source)
 
-    pairs.keep(check)
+    with late_bar("checking rows", len(pairs)) as advance:
+        pairs.keep(check)
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

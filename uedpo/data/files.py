@@ -17,6 +17,7 @@ from uedpo.data.reading import Row, Rows, read_rows
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import CheckedPairs, Source
 from uedpo.errors import InputError, local_path
+from uedpo.progress import tracked
 from uedpo.types import Fraction, NonNegativeInt, PositiveInt
 
 Format = Literal["auto", "simple", "trl", "sharegpt", "swift", "rlhf_v", "rlaif_v"]
@@ -66,7 +67,7 @@ class FilePairs(CheckedPairs):
                 return value
             return find(value) if isinstance(value, str) else find_image(root, value)
 
-        for place in places:
+        for place in tracked(places, f"reading {rows.name}", len(places)):
             number, row = rows[place]
             self.add(number, self._pair(place, row), image)
             if num_pairs and len(self.rows) == num_pairs:

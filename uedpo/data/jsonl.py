@@ -10,6 +10,7 @@ from uedpo.data.formats.simple import to_pair
 from uedpo.data.images import find_image
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import CheckedPairs, numbered_lines, parse_line
+from uedpo.progress import tracked
 from uedpo.types import Fraction, NonNegativeInt
 
 
@@ -46,7 +47,7 @@ class JsonlPairs(CheckedPairs):
         def image(value: Any) -> Path:
             return find(value) if isinstance(value, str) else find_image(root, value)
 
-        for number, line in numbered_lines(file):
+        for number, line in tracked(numbered_lines(file), f"reading {file.name}"):
             try:
                 row = line if isinstance(line, RowProblem) else to_pair(parse_line(line))
             except RowProblem as problem:

@@ -20,6 +20,7 @@ from uedpo.evaluation.endpoint import OK, WRONG_MODEL, Endpoint, Outcome
 from uedpo.evaluation.judge_tasks import SETTINGS, Judged, Task, is_readable, request, tasks
 from uedpo.evaluation.options import command
 from uedpo.evaluation.replies import judged, recorded
+from uedpo.progress import late_bar
 from uedpo.types import InputError, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 UNREADABLE = "unreadable"
@@ -127,10 +128,11 @@ class _Run:
         self._guard = threading.Lock()
 
     def all(self, rest: Sequence[Task], concurrency: int) -> None:
-        with ThreadPoolExecutor(concurrency) as pool:
+        with ThreadPoolExecutor(concurrency) as pool, late_bar("answers judged", len(rest)) as advance:
             try:
                 for future in [pool.submit(self.one, task) for task in rest]:
                     future.result()
+                    advance()
             except BaseException:
                 self.stop.set()
                 pool.shutdown(cancel_futures=True)

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as transformers_logging
 
 from uedpo.model.families import family_of
 from uedpo.model.quantize import Bits, quantization_config
+from uedpo.progress import interactive
 from uedpo.types import Fraction, InputError, PositiveFloat, PositiveInt
 
 SHIPPED = "uedpo:"
@@ -165,6 +167,8 @@ class HFModel:
         options: dict[str, Any] = {}
         if bits is not None:
             options["quantization_config"] = quantization_config(bits, dtype, self.config())
+        if interactive() and not self.path.startswith(SHIPPED):
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # gigabytes to fetch
         with self._loading("weights"):
             model, found = AutoModelForImageTextToText.from_pretrained(
                 output_loading_info=True,

@@ -9,6 +9,7 @@ import numpy as np
 
 from uedpo.errors import InputError
 from uedpo.metrics import CAPTION_RATIOS, paired_bootstrap
+from uedpo.progress import tracked
 from uedpo.report.page import TITLES, cell
 from uedpo.report.runs import Run, is_base
 from uedpo.report.summary import HEADLINES, Name, Settings
@@ -28,7 +29,7 @@ def differences(
     pairs = {name: reference_of(name, against, groups) for name in groups}
     found = {
         name: {metric: difference(groups[name], groups[other], split, metric) for metric in HEADLINES}
-        for name, other in pairs.items()
+        for name, other in tracked(pairs.items(), "bootstrap", len(pairs))
         if other is not None
     }
     if not found:

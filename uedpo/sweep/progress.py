@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 from pathlib import Path
 
+from uedpo.progress import interactive
 from uedpo.sweep.journal import Sweep, read, shown
 
 _WIDTH = 24
@@ -28,11 +28,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def interactive() -> bool:
-    """Whether someone looks at a terminal."""
-    return sys.stderr.isatty() and not os.environ.get("CI")
 
 
 def line(sweep: Sweep, key: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from uedpo.evaluation.official.outcome import Mode, Scored, Undefined
+from uedpo.progress import tracked
 
 START = 0.001
 THRESHOLD = 0.8  # strictly above it, two words are the same thing
@@ -88,7 +89,7 @@ def score(
     known, safe = vocabulary(association), frozenset(safe_words)
     chair = cover = cog = clean = 0
     chair_num = cover_num = cog_num = clean_num = START
-    for nouns, truth_words, hallu_words in descriptions:
+    for nouns, truth_words, hallu_words in tracked(descriptions, "descriptions"):
         truth, hallu = Slots(truth_words, association), Slots(hallu_words, association)
         kept = [noun for noun in nouns if noun in known]
         wrong = sum(is_hallucinated(n, truth, hallu, similar) for n in kept if n not in safe)

@@ -1,0 +1,28 @@
+"""uedpo.progress: bars of long steps."""
+
+import pytest
+
+from uedpo import progress
+
+
+@pytest.mark.parametrize(("looked_at", "want"), [(True, [3.5]), (False, [])])
+@pytest.mark.parametrize("total", [3, None])
+def test_a_bar_appears_after_three_seconds_on_a_terminal(monkeypatch, looked_at, want, total):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    started = []
+    monkeypatch.setattr("rich.progress.Progress.start", lambda self: started.append(now[0]))
+    monkeypatch.setattr(progress, "interactive", lambda: looked_at)
+    with progress.late_bar("rows", total) as advance:
+        for second in (1.0, 3.5, 4.0):
+            now[0] = second
+            advance()
+    assert started == want
+
+
+def test_ci_is_not_a_terminal_that_someone_looks_at(monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    assert progress.interactive()
+    monkeypatch.setenv("CI", "true")
+    assert not progress.interactive()
