@@ -45,7 +45,7 @@ screenshots: setup build/screenshots/report.html  ## make docs/images anew (minu
 	$(BIN)/python -m uedpo.explain adapter=build/screenshots/adapter output=build/screenshots/explain.html > /dev/null
 	$(BIN)/python -m tests.browser.screenshots build/screenshots build/screenshots/explain.html
 
-reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, cost (about half an hour)
+reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, cost (about a quarter of an hour)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/reliability
 
 test-all: setup  ## run the slow tests too
