@@ -302,7 +302,6 @@ def test_a_missing_plugin_is_what_to_install():
 
 
 def test_searches_are_refused_what_they_cannot_honour():
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=5"]
     cfg = with_sweep(composed(*search, "metric=val/accuracy"), seed="0,1")
     text = "\n".join(launch_problems(cfg, cfg.hydra))
