@@ -33,6 +33,7 @@ from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import GuardError, InputError, Stopped, plain_line
 from uedpo.lock import held
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
+from uedpo.progress import interactive
 from uedpo.report.runs import objective
 from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.results import (
@@ -223,7 +224,7 @@ def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name:
     """Run an evaluation behind a progress bar (none where the config turns bars off)."""
     from rich.progress import Progress
 
-    with Progress(disable=not cfg.callbacks.get("progress")) as bars:
+    with Progress(disable=not (cfg.callbacks.get("progress") and interactive(sys.stdout))) as bars:
         task = bars.add_task(f"evaluating the {name}", total=evaluation.num_scenes)
         return evaluation.run(model, processor, lambda n: bars.advance(task, n))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from uedpo.data.microworld import MicroWorldPairs
 from uedpo.evaluation.generate import generate, weights_digest
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.microworld.truth import judge, read
+from uedpo.progress import interactive
 from uedpo.report.classes import class_table
 from uedpo.report.trace import Truth, trace_pairs
 from uedpo.results import key_of, trial_config
@@ -41,7 +43,8 @@ def records(
     truth = truth_of(data.val, processor)
     num = min(len(data.val), max(cfg.report_pairs, CLASS_PAIRS if truth else 0))
     traces: list[dict[str, Any]] = []
-    with _eval(module), Progress(disable=not cfg.callbacks.get("progress")) as bars:
+    shown = cfg.callbacks.get("progress") and interactive(sys.stdout)
+    with _eval(module), Progress(disable=not shown) as bars:
         task = bars.add_task("tracing pairs for the report", total=num)
         for start in range(0, num, data.batch_size):
             pairs = [data.val[i] for i in range(start, min(start + data.batch_size, num))]
