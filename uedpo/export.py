@@ -30,7 +30,7 @@ from uedpo.validate import stop_on
 NEEDED = ("config.yaml", "metrics.json", "environment.json")  # the last is written when all is done
 PAIRS = 2  # of the run's data, by which merged weights are compared
 # root mean square of the logits' differences, as a share of their standard deviation
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.05}
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException, YAMLError)
 ROUNDING = 1e-6  # of that share, below which it is no loss of anything
 
