@@ -43,7 +43,9 @@ def make_trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=_ddp(timeout) if strategy == "ddp" else strategy,
+        strategy=DDPStrategy(timeout=timedelta(seconds=timeout))
+        if timeout and strategy == "ddp"
+        else strategy,
         precision=precision,
         max_steps=max_steps,
         max_epochs=1,
@@ -65,9 +67,3 @@ def make_trainer(
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks or []),
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks or []),
     )
-
-
-def _ddp(timeout: float | None) -> DDPStrategy:
-    waiting = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
-    # buffers do not change; sending them in each forward pass hangs where ranks validate different numbers
-    return DDPStrategy(broadcast_buffers=False, **waiting)
