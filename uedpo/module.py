@@ -14,6 +14,7 @@ from torch import Tensor
 from uedpo.loss import FROM_ROWS, ON_REQUEST, dpo_loss
 from uedpo.model.families import family_of
 from uedpo.model.hf import HFModel
+from uedpo.model.sharded import shard_layers, trained_weights
 from uedpo.scoring import Scorer
 from uedpo.scoring.plain import unwrap
 from uedpo.types import InputError, LossOutput, PairBatch, TokenScores
@@ -65,6 +66,22 @@ class PreferenceModule(pl.LightningModule):
             for model in (self.policy, self.reference):
                 if model is not None:
                     self.scorer.attach(model)
+            if self.sharded:
+                shard_layers(self.policy, self.device_mesh["data_parallel"])
+
+    @property
+    def sharded(self) -> bool:
+        """Whether ranks hold parts of the weights, so that a forward pass of one needs one of each."""
+        return self.device_mesh is not None
+
+    def gather(self) -> None:
+        """After training, put a whole policy in the place of a sharded one; all ranks call it together."""
+        if self.sharded:
+            trained = trained_weights(self.policy)
+            self._device_mesh, self.policy = None, None
+            if self.trainer.is_global_zero:
+                self.configure_model()
+                self.policy.to(self.device).load_state_dict(trained, strict=False)
 
     def set_weigher(self, weigher: Weigher | None) -> None:
         """Let a callback weigh tokens; None takes it away.
@@ -113,7 +130,7 @@ class PreferenceModule(pl.LightningModule):
             logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"
             if logps not in self.asked and sensitivity not in self.asked:
                 continue
-            corrupted = clear if pixels is None else scorer(batch, pixels)
+            corrupted = clear if pixels is None and not self.sharded else scorer(batch, pixels)
             found[logps] = corrupted.logps
             found[sensitivity] = clear.target_logits - corrupted.target_logits
         return {name: found[name] for name in self.asked if name in found}

@@ -72,10 +72,14 @@ def rank_rules(at: Callable[..., Any]) -> Iterator[str]:
         at: keys -> value of a configuration.
     """
     devices, nodes = (at("trainer", name) or 1 for name in ("devices", "num_nodes"))
-    if not (isinstance(devices, int) and isinstance(nodes, int)) or devices * nodes == 1:
+    if not (isinstance(devices, int) and isinstance(nodes, int)):
+        return
+    if at("trainer", "strategy") == "fsdp":
+        yield from _fsdp(at, devices * nodes)
+    if devices * nodes == 1:
         return
     if at("trainer", "strategy") == "auto":
-        yield f"trainer.devices={devices}, trainer.num_nodes={nodes}: several ranks need trainer.strategy=ddp"
+        yield f"trainer.devices={devices} x {nodes} nodes: several ranks need trainer.strategy=ddp or fsdp"
     # statistics of the probe that would be over the pairs of each rank by itself
     for name, single, what in (
         ("scope", ("response", None), "it would be taken over the pairs of each rank by itself"),
@@ -86,3 +90,15 @@ def rank_rules(at: Callable[..., Any]) -> Iterator[str]:
         value = at("weights", name)
         if value not in single:
             yield f"weights.{name}={value}: with several ranks {what}; use one, or {name}={single[0]}"
+
+
+def _fsdp(at: Callable[..., Any], ranks: int) -> Iterator[str]:
+    for refused, what in (
+        (ranks == 1, "needs several devices; use trainer.strategy=auto"),
+        (at("model", "lora") is None, "shards decoder layers only, and model.lora=null trains the head too"),
+        (at("model", "train_projector"), "shards decoder layers only; set model.train_projector=false"),
+        (at("callbacks", "evaluation"), "rank 0 cannot evaluate alone while training; use callbacks=default"),
+        (at("model", "quantize"), "has not been tried with quantised weights; set model.quantize=null"),
+    ):
+        if refused:
+            yield f"trainer.strategy=fsdp: {what}"

@@ -132,6 +132,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
     if trainer.global_step != cfg.trainer.max_steps:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
+    module.gather()
     if not trainer.is_global_zero:
         return
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))

@@ -2,14 +2,19 @@
 
 import csv
 import json
+import re
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
+from tests.reliability import faults
 from tests.reliability.harness import finish, start_ranks, tiny_model_folder
 from uedpo.data.datamodule import PairBatches
 from uedpo.data.microworld import MicroWorldPairs
+from uedpo.module import PreferenceModule
 
 ROWS, TEXT_ONLY = 10, (0, 2, 3, 7, 9)
 STEPS, TIMEOUT = 20, 60
@@ -107,6 +112,39 @@ def test_a_projector_trains_where_one_rank_has_no_image(model, rows, tmp_path):
     single, pair = adapter(tmp_path / "one"), adapter(tmp_path / "two")
     assert any("projector" in name for name in single)
     assert largest_difference(single, pair) < 1e-6
+
+
+def says_what_is_sharded():
+    real = PreferenceModule.configure_model
+
+    def configure(self):
+        real(self)
+        parts = {name for name, p in self.named_parameters() if isinstance(p, DTensor)}
+        layers = {name for name, p in self.named_parameters() if ".layers." in name and "language" in name}
+        print(f"sharded: {len(parts)}, all decoder layers: {parts == layers}", flush=True)
+
+    PreferenceModule.configure_model = configure
+
+
+def test_sharded_ranks_equal_one_and_go_on_from_a_checkpoint(model, rows, tmp_path):
+    """FSDP2, with gradient checkpointing and clipping: trained, killed, resumed, and the adapter is whole."""
+    shared = ["model.gradient_checkpointing=true", "trainer.gradient_clip_val=0.5", "callbacks.best=null"]
+    one = command(
+        tmp_path / "one", model, rows, *shared, "data.batch_size=2", "trainer.val_every_n_batches=0", steps=4
+    )
+    two = command(
+        tmp_path / "two", model, rows, *shared, "trainer=ddp_cpu", "trainer.strategy=fsdp",
+        "data.batch_size=1", f"data.val_path={rows}/train.jsonl", "trainer.val_every_n_batches=2",
+        "resume=auto", "callbacks.last.every_n_train_steps=2", steps=4,
+    )  # fmt: skip
+    finish(one, tmp_path / "log")
+    killed = start_ranks(two, tmp_path, dict.fromkeys((0, 1), faults.at("forward", 4, faults.kill)))
+    assert [run.wait(TIMEOUT + 60) for run in killed] == [-signal.SIGKILL] * 2, killed[0].text()[-3000:]
+    text = both(two, tmp_path, faulty=dict.fromkeys((0, 1), says_what_is_sharded))
+    assert "resuming from" in text
+    assert re.search(r"sharded: [1-9]\d*, all decoder layers: True", text)
+    assert largest_difference(adapter(tmp_path / "one"), adapter(tmp_path / "two")) < 1e-6
+    assert len(validation_losses(tmp_path / "two")) == 2
 
 
 def test_ranks_that_srun_started_are_those_of_slurm(model, rows, tmp_path):

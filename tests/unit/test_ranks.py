@@ -16,6 +16,7 @@ SRUN = {
     "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "6", "SLURM_LOCALID": "2",
     "SLURM_NODEID": "1", "SLURM_JOB_NAME": "train",
 }  # fmt: skip
+FSDP = ["trainer=ddp_cpu", "trainer.strategy=fsdp"]
 
 
 @pytest.fixture
@@ -80,15 +81,19 @@ def test_ranks_need_one_named_directory(env):
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
-        (["trainer.devices=2"], "several ranks need trainer.strategy=ddp"),
+        (["trainer.devices=2"], "several ranks need trainer.strategy=ddp or fsdp"),
         (["trainer=ddp_cpu", "weights.scope=batch"], "weights.scope=batch: with several ranks"),
         (["trainer=ddp_cpu", "+method=mean_one"], "weights.control=mean_one: with several ranks"),
         (["trainer=ddp_cpu", "+method=constant"], "weights.control=constant: with several ranks"),
         (["trainer=ddp_cpu", "+method=ue_dpo_every4"], "weights.every_n_steps=4: with several ranks"),
         (["trainer=ddp_cpu", "+method=ue_dpo_reuse"], "weights.reuse=True: with several ranks"),
         (["trainer=ddp_cpu", "global_batch=16"], "16 x 1 x 2 x 1 = 32; change one of them"),
-        (["trainer=ddp_cpu", "trainer.strategy=fsdp"], "trainer.strategy='fsdp': must be 'auto' or 'ddp'"),
-        (["trainer=ddp_cpu", "trainer.strategy=deepspeed"], "must be 'auto' or 'ddp'"),
+        (["trainer=ddp_cpu", "trainer.strategy=deepspeed"], "must be 'auto', 'ddp' or 'fsdp'"),
+        (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: needs several devices"),
+        ([*FSDP, "model.lora=null"], "model.lora=null trains the head too"),
+        ([*FSDP, "model.train_projector=true", "scoring=plain"], "set model.train_projector=false"),
+        ([*FSDP, "callbacks=periodic"], "rank 0 cannot evaluate alone"),
+        ([*FSDP, "weights.scope=batch"], "weights.scope=batch: with several ranks"),
     ],
 )
 def test_what_several_ranks_cannot_do_is_refused(overrides, part):
@@ -98,7 +103,7 @@ def test_what_several_ranks_cannot_do_is_refused(overrides, part):
 
 
 def test_what_is_of_each_response_goes_with_several_ranks():
-    for overrides in ([], ["weights.control=shuffled"], ["+method=dpo"], ["+method=tpo"]):
+    for overrides in ([], ["trainer.strategy=fsdp"], ["weights.control=shuffled"], ["+method=dpo"], ["+method=tpo"]):
         check_overrides(["trainer=ddp_cpu", *overrides])
     assert composed("trainer=ddp_cpu").trainer.strategy == "ddp"
 
