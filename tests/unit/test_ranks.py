@@ -103,8 +103,8 @@ def test_what_several_ranks_cannot_do_is_refused(overrides, part):
 
 
 def test_what_is_of_each_response_goes_with_several_ranks():
-    for overrides in ([], ["trainer.strategy=fsdp"], ["weights.control=shuffled"], ["+method=dpo"], ["+method=tpo"]):
-        check_overrides(["trainer=ddp_cpu", *overrides])
+    for more in ("seed=1", "trainer.strategy=fsdp", "weights.control=shuffled", "+method=dpo", "+method=tpo"):
+        check_overrides(["trainer=ddp_cpu", more])
     assert composed("trainer=ddp_cpu").trainer.strategy == "ddp"
 
 
