@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from uedpo.loss import FROM_ROWS, ON_REQUEST, dpo_loss
+from uedpo.model.families import family_of
 from uedpo.model.hf import HFModel
+from uedpo.model.sharded import shard_layers, trained_weights
 from uedpo.scoring import Scorer
+from uedpo.scoring.plain import unwrap
 from uedpo.types import InputError, LossOutput, PairBatch, TokenScores
 from uedpo.weights.corruption import Corruption, corrupt_batch
 
@@ -63,6 +66,22 @@ class PreferenceModule(pl.LightningModule):
             for model in (self.policy, self.reference):
                 if model is not None:
                     self.scorer.attach(model)
+            if self.sharded:
+                shard_layers(self.policy, self.device_mesh["data_parallel"])
+
+    @property
+    def sharded(self) -> bool:
+        """Whether ranks hold parts of the weights, so that a forward pass of one needs one of each."""
+        return self.device_mesh is not None
+
+    def gather(self) -> None:
+        """After training, put a whole policy in the place of a sharded one; all ranks call it together."""
+        if self.sharded:
+            trained = trained_weights(self.policy)
+            self._device_mesh, self.policy = None, None
+            if self.trainer.is_global_zero:
+                self.configure_model()
+                self.policy.to(self.device).load_state_dict(trained, strict=False)
 
     def set_weigher(self, weigher: Weigher | None) -> None:
         """Let a callback weigh tokens; None takes it away.
@@ -111,7 +130,7 @@ class PreferenceModule(pl.LightningModule):
             logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"
             if logps not in self.asked and sensitivity not in self.asked:
                 continue
-            corrupted = clear if pixels is None else scorer(batch, pixels)
+            corrupted = clear if pixels is None and not self.sharded else scorer(batch, pixels)
             found[logps] = corrupted.logps
             found[sensitivity] = clear.target_logits - corrupted.target_logits
         return {name: found[name] for name in self.asked if name in found}
@@ -132,15 +151,26 @@ class PreferenceModule(pl.LightningModule):
         }
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
         self.log_dict(logged, batch_size=len(batch.ids))
-        return out.loss
+        return self._anchored(out.loss, batch)
+
+    def _anchored(self, loss: Tensor, batch: PairBatch) -> Tensor:
+        """`loss`, plus 0 times what only images train: a rank that has none in this step takes part in the
+        exchange of those gradients, or the others would wait."""
+        if not self.source.train_projector or any(batch.images):
+            return loss
+        base = unwrap(self.policy)
+        parts = [base.get_submodule(path) for path in family_of(base.config).projector_paths(base)]
+        idle = [p.sum() for part in parts for p in part.parameters() if p.requires_grad]
+        return loss + 0.0 * torch.stack(idle).sum()
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         policy, reference = self.score(batch), self.score_reference(batch)
         rows = slice(2 * len(batch.ids))  # without further negatives
         out = dpo_loss(policy.logps[rows], reference.logps[rows], batch.mask[rows], beta=self.val_beta)
-        self.log("val/loss", out.loss, batch_size=len(batch.ids), sync_dist=True)
-        for name, value in out.metrics.items():
-            self.log(f"val/{name}", value, batch_size=len(batch.ids), sync_dist=True)
+        # Lightning averages the counts of the ranks in whole numbers: this keeps the mean one over pairs
+        count = len(batch.ids) * self.trainer.world_size
+        for name, value in {"loss": out.loss, **out.metrics}.items():
+            self.log(f"val/{name}", value, batch_size=count, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
+from uedpo.ranks import rank
+
 T = TypeVar("T")
 PATIENCE = 3.0  # seconds before a bar appears
 
@@ -16,8 +18,7 @@ PATIENCE = 3.0  # seconds before a bar appears
 def interactive(stream: TextIO | None = None) -> bool:
     """Whether someone looks at `stream` (default: the error stream), and this process is the one of its run
     to say something."""
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    return first and (stream or sys.stderr).isatty() and not os.environ.get("CI")
+    return rank() == 0 and (stream or sys.stderr).isatty() and not os.environ.get("CI")
 
 
 def tracked(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from uedpo.loss import FROM_ROWS, ON_REQUEST
 from uedpo.model.quantize import why_not
+from uedpo.ranks import rank_rules
 from uedpo.report.runs import known_mode
 
 # loss -> the weights it is for; and the losses that refuse weights
@@ -34,6 +35,7 @@ def cross_rules(
     yield from _method(at, parameters_of)
     yield from _steps(at)
     yield from _model(at)
+    yield from rank_rules(at)
     attention = at("model", "attn_implementation")
     if at("scoring") == "prefix_shared" and attention in ("eager", "flash_attention_2"):
         yield (

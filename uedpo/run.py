@@ -34,6 +34,7 @@ from uedpo.errors import GuardError, InputError, Stopped, plain_line
 from uedpo.lock import held
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
 from uedpo.progress import interactive
+from uedpo.ranks import folder_problems, launch_problems, rank, world_size
 from uedpo.report.runs import objective
 from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.results import (
@@ -48,15 +49,16 @@ from uedpo.results import (
     write_rows,
 )
 from uedpo.sweep.trial import run_trial
-from uedpo.validate import ConfigError, validate
+from uedpo.validate import ConfigError, stop_on, validate
 
 
 def run(cfg: DictConfig) -> str | None:
     """One experiment; returns why there was nothing to do, or None."""
     redact.install()
     validate(cfg)
+    stop_on(launch_problems(cfg.trainer))
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with held(folder) if _rank() == 0 else contextlib.nullcontext():
+    with held(folder) if rank() == 0 else contextlib.nullcontext():
         stored = use_stored(cfg, folder)
         if stored is None:
             from uedpo.tracking import closing  # imports Lightning, which a stored trial does without
@@ -108,7 +110,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     processor = source.processor()
     source.check(processor, source.config())
     hint = source.pin_hint(source.config())
-    if hint and _rank() == 0:
+    if hint and rank() == 0:
         print(hint)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     data.report(folder)
@@ -131,6 +133,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
     if trainer.global_step != cfg.trainer.max_steps:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
+    module.gather()
     if not trainer.is_global_zero:
         return
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))
@@ -182,7 +185,7 @@ def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | No
 
     io = VerifiedIO(Identity(trial_config(cfg), data.fingerprint()))
     start = choose(cfg.resume, folder / "checkpoints", io)
-    if _rank() == 0:
+    if rank() == 0:
         sweep(folder / "checkpoints")
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     return io, start
@@ -298,9 +301,9 @@ def _one(cfg: DictConfig) -> str | None:
             raise
         _stop(error.__cause__)
     except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # before the tracebacks of all ranks
+        if world_size() > 1:  # before the tracebacks of all ranks
             line = str(error).strip().splitlines()[:1]
-            print(f"rank {_rank()} stopped: {type(error).__name__}: {' '.join(line)}", file=sys.stderr)
+            print(f"rank {rank()} stopped: {type(error).__name__}: {' '.join(line)}", file=sys.stderr)
         raise
 
 
@@ -311,10 +314,6 @@ def _stop(error: BaseException, code: int = 2) -> NoReturn:
     raise Stopped(plain_line(error), code)
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-
-
 def main() -> None:
     """Entry point: exit code 0 done, 2 bad configuration or input, 3 guard, 4 failed trials, 75 preempted."""
     preemption.install()
@@ -322,10 +321,13 @@ def main() -> None:
     arguments = get_args_parser().parse_args()
     try:
         check_command_line(arguments)
+        stop_on(folder_problems(arguments.overrides))
     except BAD_COMMAND_LINE as error:
         _stop(error)
     if arguments.config_path or arguments.config_name:  # a saved configuration has nothing of Hydra's
         sys.argv.append(f"++hydra.callbacks.summary._target_={SUMMARY}")
+    if rank():  # rank 0's notes and log are those of the run
+        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
     try:
         _job()
     except SystemExit as error:

@@ -94,7 +94,7 @@ class HFModel:
     Args:
         path: hub id, local folder, or "uedpo:micro_llava" for the one in this package.
         revision: commit of a hub id.
-        dtype: of the frozen weights.
+        dtype: of the frozen weights; float64 is for comparing runs, not for training.
         attn_implementation: of transformers.
         lora: adapter options, or None to train the whole language model against a frozen copy.
         gradient_checkpointing: recompute activations in the backward pass.
@@ -108,7 +108,7 @@ class HFModel:
         self,
         path: str,
         revision: str | None = None,
-        dtype: Literal["float32", "bfloat16"] = "float32",
+        dtype: Literal["float32", "bfloat16", "float64"] = "float32",
         attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         lora: Lora | None = None,
         gradient_checkpointing: bool = False,

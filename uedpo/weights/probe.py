@@ -105,6 +105,9 @@ class UncertaintyProbe(TokenWeigher):
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """lambda [2B, T] from the clear scores and a no-gradient pass on the corrupted images."""
         if batch.pixel_values is None:
+            if self.module.sharded and self.needs_probe:
+                with torch.no_grad():
+                    self.module.score(batch)  # ranks that have images wait for this pass
             return torch.ones_like(clear.logps)
         step = self.module.global_step
         made, signals = self.memory.find(batch) if self.reuse else None, None
