@@ -173,7 +173,11 @@ class PairDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return self._loader(self.val, sampler=range(rank, len(self.val), world), batch_size=self.batch_size)
+        return self.rows_dataloader(self.val, range(rank, len(self.val), world))
+
+    def rows_dataloader(self, pairs: Sequence[PreferencePair], rows: Sequence[int]) -> DataLoader[Any]:
+        """Batches of some rows of `pairs`, in their order."""
+        return self._loader(pairs, sampler=rows, batch_size=self.batch_size)
 
     def _loader(self, pairs: Sequence[PreferencePair], **options: Any) -> DataLoader[Any]:
         # own generator: iter(DataLoader) otherwise draws from the global one, and a resumed run differs
