@@ -252,7 +252,7 @@ def test_rows_of_other_content_are_refused_and_new_ones_are_computed(built, sour
     with pytest.raises(InputError, match=f"row {pairs[4].id}: has other texts than when"):
         checked(built, about, processor, other)
     said = checked(built, about, processor, some(num=9))
-    assert said.startswith("reference cache: 2 pairs, 11 are there, about 0.")
+    assert said.startswith("reference cache: 2 pairs more (11 are there), about ")
     twice = Rows([*pairs, dataclasses.replace(pairs[0], id=pairs[1].id)])
     with pytest.raises(InputError, match=f"two rows have the id {pairs[1].id}"):
         checked(built, about, processor, twice)

@@ -84,7 +84,7 @@ class ReferenceCache:
         if not missing:
             return f"reference cache: all {total:,} pairs are in {self.folder}"
         size, free = self._size(missing), shutil.disk_usage(self.folder).free
-        there = f", {total - len(missing):,} are there" if len(missing) < total else ""
+        there = f" more ({total - len(missing):,} are there)" if len(missing) < total else ""
         said = f"reference cache: {len(missing):,} pairs{there}, about {_bytes(size)}, in {self.folder}"
         if size > free:
             raise InputError(f"{said}: {_bytes(free)} are free there; make room, or name another folder")
