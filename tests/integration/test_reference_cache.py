@@ -274,6 +274,15 @@ def test_image_files_are_known_by_their_bytes(source, processor, tmp_path):
         checked(cache, about, processor, JsonlPairs(str(tmp_path / "rows.jsonl")))
 
 
+def test_rows_that_are_drawn_or_decoded_late_score_as_any_other(source, processor, tmp_path):
+    late = MicroWorldPairs("train", 7)
+    assert late.undecoded(3).images[0]() == late[3].id.encode()
+    _, live, _ = fit(source, processor, tmp_path, steps=3)
+    _, got, counts = fit(source, processor, tmp_path, tmp_path / "cache", steps=3, train=late)
+    assert counts.of_reference == 5
+    np.testing.assert_allclose(got.losses, live.losses, rtol=0, atol=1e-6)
+
+
 def test_tokens_are_compared_as_they_are_read(built, source, processor):
     data = PairDataModule(some(), some("val", 4), processor, batch_size=3)
     cache = ReferenceCache(built, setting(source, processor), data, validates=True)

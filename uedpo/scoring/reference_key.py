@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import transformers
 
-from uedpo.data.rows import CheckedPairs
 from uedpo.errors import os_line
 from uedpo.types import InputError, PairBatch, PreferencePair
 
@@ -96,8 +95,9 @@ def key_of_row(part: str, negatives: bool, name: str) -> str:
 
 
 def undecoded(pairs: Sequence[PreferencePair], i: int) -> PreferencePair:
-    """Row `i`, with its images as they are stored where `pairs` reads files."""
-    return pairs.rows[i] if isinstance(pairs, CheckedPairs) else pairs[i]
+    """Row `i`; where `pairs` can say what its images are made from, with that in their place."""
+    own = getattr(pairs, "undecoded", None)
+    return pairs[i] if own is None else own(i)  # type: ignore[no-any-return]
 
 
 class Contents:
