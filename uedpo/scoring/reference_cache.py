@@ -8,7 +8,6 @@ killed run leaves is whole, and a damaged shard does not fit its name.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import json
 import shutil
@@ -115,8 +114,7 @@ class ReferenceCache:
             if mine:
                 with isolate_rng():
                     self._compute(mine, source, scorer, trainer)
-                gc.collect()  # the model is part of cycles, and the policy needs its room
-                torch.cuda.empty_cache()
+                torch.cuda.empty_cache()  # the model is gone, and the policy needs its room
             barrier("reference cache: computed")
         self._read()
         if self._missing():
