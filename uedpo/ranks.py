@@ -98,6 +98,7 @@ def _fsdp(at: Callable[..., Any], ranks: int) -> Iterator[str]:
         (at("model", "lora") is None, "shards decoder layers only, and model.lora=null trains the head too"),
         (at("model", "train_projector"), "shards decoder layers only; set model.train_projector=false"),
         (at("callbacks", "evaluation"), "rank 0 cannot evaluate alone while training; use callbacks=default"),
+        (at("reference_cache"), "has not been tried with a stored reference; set reference_cache=null"),
         (at("model", "quantize"), "has not been tried with quantised weights; set model.quantize=null"),
     ):
         if refused:

@@ -30,7 +30,7 @@ COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
 _LEFT_OUT = (
     "name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages", "metric", "mode",
-    "report_pairs",
+    "report_pairs", "reference_cache",
 )  # fmt: skip
 # options that came after rows were stored -> the value that leaves those rows valid
 _NEUTRAL = {

@@ -116,7 +116,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     data.report(folder)
     corruption = instantiate(cfg.corruption, seed=cfg.seed)
     io, start = find_start(cfg, data, folder)
-    module = build_module(cfg, source, corruption)
+    stored = build_reference_cache(cfg, source, processor, data)
+    module = build_module(cfg, source, corruption, stored)
     module.scorer.check(source.config(), source.attn_implementation)
     check_layout(source.config(), data, corruption)
     evaluation = instantiate(cfg.evaluation) if "_target_" in cfg.evaluation else None
@@ -199,7 +200,34 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     return [*watchdog, Preemption(), *(instantiate(c) for c in cfg.callbacks.values() if c is not None)]
 
 
-def build_module(cfg: DictConfig, source: Any, corruption: Any) -> Any:
+def build_reference_cache(cfg: DictConfig, source: Any, processor: Any, data: Any) -> Any:
+    """The reference's log-probabilities on disk, checked against this run; None where it scores live.
+
+    Raises:
+        InputError: see `ReferenceCache.check`.
+    """
+    if cfg.get("reference_cache") is None:
+        return None
+    from uedpo.scoring.reference_cache import ReferenceCache
+    from uedpo.scoring.reference_key import setting_of
+
+    setting = setting_of(
+        source,
+        source.config(),
+        processor,
+        scoring=cfg.scoring,
+        precision=cfg.trainer.precision,
+        max_response_tokens=data.collate.max_response_tokens,
+    )
+    validates, bars = cfg.trainer.val_every_n_batches > 0, bool(cfg.callbacks.get("progress"))
+    cache = ReferenceCache(cfg.reference_cache, setting, data, validates=validates, bars=bars)
+    said = cache.check()
+    if rank() == 0:
+        print(said)
+    return cache
+
+
+def build_module(cfg: DictConfig, source: Any, corruption: Any, stored: Any = None) -> Any:
     """The Lightning module of a config."""
     from uedpo.module import PreferenceModule
     from uedpo.scoring import Scorer
@@ -211,6 +239,7 @@ def build_module(cfg: DictConfig, source: Any, corruption: Any) -> Any:
         val_beta=cfg.loss.beta,
         corruption=corruption,
         scorer=Scorer(cfg.scoring, cfg.feature_cache),
+        stored=stored,
     )
 
 

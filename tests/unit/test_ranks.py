@@ -92,6 +92,7 @@ def test_ranks_need_one_named_directory(env):
         (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: needs several devices"),
         ([*FSDP, "model.lora=null"], "model.lora=null trains the head too"),
         ([*FSDP, "model.train_projector=true", "scoring=plain"], "set model.train_projector=false"),
+        ([*FSDP, "reference_cache=some"], "has not been tried with a stored reference"),
         ([*FSDP, "callbacks=periodic"], "rank 0 cannot evaluate alone"),
         ([*FSDP, "weights.scope=batch"], "weights.scope=batch: with several ranks"),
     ],

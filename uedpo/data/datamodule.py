@@ -180,7 +180,11 @@ class PairDataModule(pl.LightningDataModule):
                 f"has fewer; use {'a multiple of that' if sharded else 'more'}, or "
                 "trainer.val_every_n_batches=0"
             )
-        return self._loader(self.val, sampler=range(rank, len(self.val), world), batch_size=self.batch_size)
+        return self.rows_dataloader(self.val, range(rank, len(self.val), world))
+
+    def rows_dataloader(self, pairs: Sequence[PreferencePair], rows: Sequence[int]) -> DataLoader[Any]:
+        """Batches of some rows of `pairs`, in their order."""
+        return self._loader(pairs, sampler=rows, batch_size=self.batch_size)
 
     def _loader(self, pairs: Sequence[PreferencePair], **options: Any) -> DataLoader[Any]:
         # own generator: iter(DataLoader) otherwise draws from the global one, and a resumed run differs
