@@ -7,7 +7,7 @@ adds up what is alive. Keys are those of `uedpo.run`, and
   device_tflops=N      peak speed of a device, 10^12 FLOP/s
   mfu=0.4              share of the peak speed that is reached
   rows=64              rows of the training data that are looked at
-  prompt_tokens=N response_tokens=N image_size=WxH   lengths, where the data cannot be read here; image_size=none
+  prompt_tokens=N response_tokens=N image_size=WxH (or none)   where the data cannot be read here
 Exit code 0: done; 2: bad configuration or input.
 """
 
@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from uedpo.model.families import family_of
 from uedpo.model.hf import lora
 from uedpo.planning.count import Setting
 from uedpo.planning.devices import Device
@@ -32,10 +33,11 @@ def changes(setting: Setting, counted: Counted) -> Iterator[tuple[str, int]]:
         accumulate = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches
         peak = setting.count(data__batch_size=1, trainer__accumulate_grad_batches=accumulate).peak
         yield f"data.batch_size=1 trainer.accumulate_grad_batches={accumulate}", peak
-    if cfg.scoring == "plain" and not cfg.model.train_projector and _shares(setting):
+    shares = family_of(setting.config).shares_prefixes and cfg.model.attn_implementation == "sdpa"
+    if cfg.scoring == "plain" and shares and not cfg.model.train_projector:
         yield "scoring=prefix_shared", setting.count(scoring="prefix_shared").peak
-    limit = min(cfg.data.max_response_tokens, setting.collate.max_response_tokens) // 2
-    if limit:
+    limit = setting.sample.longest_response // 2
+    if 0 < limit < cfg.data.max_response_tokens:
         peak = setting.count(data__max_response_tokens=limit).peak
         yield f"data.max_response_tokens={limit} (cuts responses)", peak
     if cfg.model.lora is None:
@@ -46,9 +48,3 @@ def changes(setting: Setting, counted: Counted) -> Iterator[tuple[str, int]]:
         yield "LoRA: model/lora of conf/model/hf.yaml", setting.count(model__lora=adapter).peak
     elif setting.gpu and cfg.model.quantize is None:
         yield "model.quantize=4bit", counted.quantised("frozen weights", "4bit").peak
-
-
-def _shares(setting: Setting) -> bool:
-    from uedpo.model.families import family_of
-
-    return family_of(setting.config).shares_prefixes

@@ -8,14 +8,12 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError
 from uedpo.planning.lengths import Sample, first, made_up, sample_of_rows
 from uedpo.planning.step import Counted, count_step
-from uedpo.data.collate import PairCollator
 
-FILES = (
-    "plan needs the files of config and processor, no weights: give a folder that holds them as model.path=DIR"
-)
+FILES = "plan needs the config and processor files, no weights: give a folder with them as model.path=DIR"
 NO_DATA = "where the data cannot be read, give prompt_tokens=, response_tokens= and image_size="
 
 

@@ -19,11 +19,13 @@ class Sample(NamedTuple):
     Attributes:
         longest: pairs with the longest sequences first.
         typical: one pair of median length.
+        longest_response: tokens of the longest response of the first of `longest`.
         lines: what was measured, for the table.
     """
 
     longest: list[PreferencePair]
     typical: PreferencePair
+    longest_response: int
     lines: list[str]
 
 
@@ -43,7 +45,9 @@ def sample_of_rows(pairs: Sequence[PreferencePair], num: int, collate: PairColla
     lines = [f"data: the first {len(rows)} of {len(pairs)} rows; tokens of prompt, image, chosen, rejected:"]
     for name, i in (("longest", order[-1]), ("median", typical)):
         lines.append(f"  {name:<8}{_numbers(measured[i])}")
-    return Sample([rows[i] for i in reversed(order)], rows[typical], lines)
+    longest = measured[order[-1]].lengths
+    response = max(longest["chosen"], longest["rejected"])
+    return Sample([rows[i] for i in reversed(order)], rows[typical], response, lines)
 
 
 def made_up(
@@ -71,7 +75,7 @@ def made_up(
     if measured.problem:
         raise InputError(measured.problem)
     lines = ["data: made up; tokens of prompt, image, chosen, rejected:", f"  all     {_numbers(measured)}"]
-    return Sample([row], row, lines)
+    return Sample([row], row, response, lines)
 
 
 def first(sample: Sample, num: int) -> list[PreferencePair]:

@@ -103,9 +103,9 @@ def count_step(
             ledger.tag(buckets, DDP)
             ledger.tag(vars(batch), "batch")
             ledger.start()
-            with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
-                with ledger.phase("loss"):
-                    loss = module.training_step(batch, 0)
+            precision = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+            with precision, ledger.phase("loss"):
+                loss = module.training_step(batch, 0)
             kept = ledger.live["policy forward"]
             if not accumulate:  # Lightning does so after the forward pass
                 optimizer.zero_grad()

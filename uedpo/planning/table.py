@@ -7,14 +7,20 @@ from uedpo.planning.devices import Device
 from uedpo.planning.step import PASSES, Counted
 
 NOT_COUNTED = (
-    "not counted: what kernels allocate for themselves, the allocator's fragments, the CUDA context, NCCL's "
-    "buffers; leave about a tenth free"
+    "not counted: what kernels allocate for themselves, the allocator's fragments, the CUDA context, NCCL's\n"
+    "  buffers; leave a tenth free (a rule of thumb, not measured on a GPU)"
 )
 
 
 def size(num_bytes: float) -> str:
     """10^9 or 10^6 bytes, in a column."""
     return f"{num_bytes / 1e9:10.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:10.2f} MB"
+
+
+def work(flops: float) -> str:
+    """10^15, 10^12 or 10^9 operations."""
+    unit, name = next((u, n) for u, n in ((1e15, "P"), (1e12, "T"), (1e9, "G")) if flops >= u or n == "G")
+    return f"{flops / unit:10.2f} {name}FLOP"
 
 
 def head_lines(setting: Setting, name: str, device: Device) -> list[str]:
@@ -51,24 +57,25 @@ def memory_lines(setting: Setting, counted: Counted, device: Device) -> list[str
 def flops_lines(setting: Setting, pair: Counted, device: Device, mfu: float) -> list[str]:
     """Work of a pair of median length, of a step and the run, and an estimate of their time."""
     cfg, trainer = setting.cfg, setting.cfg.trainer
-    work = sum(pair.flops.values())
-    lines = ["", "FLOPs of a pair of median length (matrix products, a multiply-add is two):"]
-    lines += [f"  {name:<32}{pair.flops[name] / 1e12:12.4f} T" for name in PASSES if name in pair.flops]
-    lines.append(f"  {'total':<32}{work / 1e12:12.4f} T")
-    step = work * cfg.data.batch_size * trainer.accumulate_grad_batches
+    total = sum(pair.flops.values())
+    lines = ["", "work for a pair of median length (matrix products; a multiply-add is two operations):"]
+    lines += [f"  {name:<32}{work(pair.flops[name])}" for name in PASSES if name in pair.flops]
+    lines.append(f"  {'total':<32}{work(total)}")
+    step = total * cfg.data.batch_size * trainer.accumulate_grad_batches
     devices = trainer.devices * trainer.num_nodes
+    lines.append(f"  {'a step, on each device':<32}{work(step)}")
     lines.append(
-        f"  a step {step / 1e12:.4g} T a device, {step * devices / 1e12:.4g} T in all; the run of "
-        f"{trainer.max_steps} steps {step * devices * trainer.max_steps / 1e12:.4g} T (without validation)"
+        f"  {f'{trainer.max_steps} steps, all devices':<32}{work(step * devices * trainer.max_steps)}"
     )
     speed = device.fp32 if trainer.precision == "32-true" and cfg.model.dtype == "float32" else device.bf16
     if speed is None:
-        return [*lines, "time: give device= or device_tflops="]
+        return [*lines, "time: give device= or device_tflops= for an estimate"]
     seconds = step / (speed * 1e12 * mfu)
     return [
         *lines,
-        f"time, a rough estimate: FLOPs / ({speed:g} TFLOP/s x mfu={mfu:g}): {seconds:.3g} s a step, "
-        f"{duration(seconds * trainer.max_steps)} a run; mfu is an assumption, not measured",
+        f"time, a rough estimate: work / ({speed:g} TFLOP/s x mfu={mfu:g}): {seconds:.3g} s a step, "
+        f"{duration(seconds * trainer.max_steps)} a run",
+        "  without validation and evaluation; mfu is an assumption, not measured",
     ]
 
 
