@@ -49,8 +49,8 @@ def main() -> int:
     return 0
 
 
-def split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """(values of the keys in `OWN`, overrides of the configuration); texts are taken as they are.
+def split(arguments: Sequence[str], keys: Sequence[str] = OWN) -> tuple[dict[str, str], list[str]]:
+    """(values of the keys in `keys`, overrides of the configuration); texts are taken as they are.
 
     Raises:
         ConfigError: naming all problems.
@@ -59,7 +59,7 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     overrides, problems = [], []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key in OWN and equals:
+        if key in keys and equals:
             if key in own:
                 problems.append(f"{key}: given twice; keep one")
             own[key] = value

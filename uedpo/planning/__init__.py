@@ -1,0 +1,1 @@
+"""What a run will need, counted by running its step on tensors without storage."""
