@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError
 from uedpo.planning.lengths import Sample, first, made_up, sample_of_rows
+from uedpo.planning.shadow import StoredReference
 from uedpo.planning.step import Counted, count_step
 
 FILES = "plan needs the config and processor files, no weights: give a folder with them as model.path=DIR"
@@ -49,7 +50,8 @@ class Setting:
         for key, value in changes.items():
             OmegaConf.update(cfg, key.replace("__", "."), value)
         source, corruption = instantiate(cfg.model), instantiate(cfg.corruption, seed=cfg.seed)
-        module = build_module(cfg, source, corruption)
+        stored: Any = StoredReference() if cfg.reference_cache else None
+        module = build_module(cfg, source, corruption, stored)
         module.scorer.cache = None  # is bound to weights
         module.scorer.check(self.config, source.attn_implementation)
         limit = min(cfg.data.max_response_tokens, self.collate.max_response_tokens)
@@ -85,6 +87,10 @@ def setting_of(
     Raises:
         InputError: one of them cannot be used, or not be read here.
     """
+    if cfg.trainer.strategy == "fsdp":
+        raise InputError(
+            "trainer.strategy=fsdp: plan counts whole weights on each device; use trainer.strategy=ddp"
+        )
     source = instantiate(cfg.model)
     try:
         processor, config = source.processor(), source.config()
