@@ -34,7 +34,8 @@ def megabytes(line):
 def test_plan_says_what_would_fit(run):
     code, out, err = run("data.batch_size=2", "rows=3", "device_gb=0.028", "device_tflops=1")
     assert (code, err) == (0, "")
-    lines = {line.strip().split("  ")[0]: line for line in out.splitlines()}
+    memory = out[: out.index("work for a pair")]
+    lines = {line.strip().split("  ")[0]: line for line in memory.splitlines()}
     parts = ("frozen weights", "trained parameters", "gradients", "optimiser state")
     total = megabytes(lines["total"])
     listed = out[out.index("at the peak") : out.index("  total")].splitlines()[1:]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from uedpo.data.collate import PairCollator
-from uedpo.errors import InputError
+from uedpo.errors import InputError, plain_line
 from uedpo.planning.lengths import Sample, first, made_up, sample_of_rows
 from uedpo.planning.shadow import StoredReference
 from uedpo.planning.step import Counted, count_step
@@ -104,6 +105,7 @@ def setting_of(
         return Setting(cfg, config, collate, sample)
     try:
         data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
-    except (InputError, OSError) as error:
-        raise InputError(f"{error}; {NO_DATA}") from None
+    except (InputError, OSError, InstantiationException) as error:
+        cause = (error.__cause__ if isinstance(error, InstantiationException) else None) or error
+        raise InputError(f"{plain_line(cause)}; {NO_DATA}") from None
     return Setting(cfg, config, data.collate, sample_of_rows(data.train, rows, data.collate, config))
