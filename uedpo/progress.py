@@ -30,11 +30,12 @@ def tracked(items: Iterable[T], what: str, total: int | None = None) -> Iterator
 
 
 @contextmanager
-def late_bar(what: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on the error stream once `PATIENCE` has passed; yields what advances it by one.
+def late_bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on the error stream once `PATIENCE` has passed; yields what advances it: by 1, or a number.
 
     Args:
         total: steps; None where nobody knows, which shows how many are done.
+        show: False for none at all.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -43,10 +44,10 @@ def late_bar(what: str, total: int | None) -> Iterator[Callable[[], None]]:
     bars, begin, done = Progress(*columns, console=Console(stderr=True), transient=True), time.monotonic(), 0
     task: Any = None
 
-    def advance() -> None:
+    def advance(by: int = 1) -> None:
         nonlocal done, task
-        done += 1
-        if task is None and interactive() and time.monotonic() - begin > PATIENCE:
+        done += by
+        if task is None and show and interactive() and time.monotonic() - begin > PATIENCE:
             bars.start()
             task = bars.add_task(what, total=total)
         if task is not None:
@@ -55,4 +56,5 @@ def late_bar(what: str, total: int | None) -> Iterator[Callable[[], None]]:
     try:
         yield advance
     finally:
-        bars.stop()
+        if task is not None:  # else it prints an empty line
+            bars.stop()

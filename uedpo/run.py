@@ -33,7 +33,7 @@ from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import GuardError, InputError, Stopped, plain_line
 from uedpo.lock import held
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
-from uedpo.progress import interactive
+from uedpo.progress import late_bar
 from uedpo.ranks import folder_problems, launch_problems, rank, world_size
 from uedpo.report.runs import objective
 from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
@@ -254,11 +254,9 @@ def build_weigher(cfg: DictConfig, corruption: Any) -> Any:
 
 def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name: str) -> Any:
     """Run an evaluation behind a progress bar (none where the config turns bars off)."""
-    from rich.progress import Progress
-
-    with Progress(disable=not (cfg.callbacks.get("progress") and interactive(sys.stdout))) as bars:
-        task = bars.add_task(f"evaluating the {name}", total=evaluation.num_scenes)
-        return evaluation.run(model, processor, lambda n: bars.advance(task, n))
+    show = bool(cfg.callbacks.get("progress"))
+    with late_bar(f"evaluating the {name}", evaluation.num_scenes, show) as advance:
+        return evaluation.run(model, processor, advance)
 
 
 def base_evaluation(
