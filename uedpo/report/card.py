@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from omegaconf import DictConfig
 
 from uedpo.atomic import replace
@@ -58,17 +59,20 @@ def write_card(
     base_name = "BASE" if local else base
     arguments = f'"{base_name}"' + (f', revision="{revision}"' if revision else "")
     served = re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")
-    template = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True)
+    template = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, autoescape=True
+    )
     text = template.get_template("card.md.j2").render(
-        front=yaml.safe_dump(front_matter(kind, config, method, served, local), sort_keys=False),
-        title=cell(f"{base.rsplit('/', 1)[-1]}, {method}"),
+        # Markup: YAML and code, which Markdown shows as they are, and what `cell` has escaped
+        front=Markup(yaml.safe_dump(front_matter(kind, config, method, served, local), sort_keys=False)),
+        title=Markup(cell(f"{base.rsplit('/', 1)[-1]}, {method}")),
         summary=_summary(kind, base, method),
-        facts={k: cell(str(v)) for k, v in _facts(config, environment, adapter).items()},
-        kind=kind, local_base=local, base_name=base_name, base_arguments=arguments, revision=revision,
+        facts={k: Markup(cell(str(v))) for k, v in _facts(config, environment, adapter).items()},
+        kind=kind, local_base=local, base_name=base_name, base_arguments=Markup(arguments), revision=revision,
         dtype=model["dtype"], served=served, saved_modules=", ".join(adapter.get("modules_to_save") or []),
         vllm_rank=next((r for r in VLLM_RANKS if r >= adapter.get("r", 0)), VLLM_RANKS[-1]),
-        results=results(metrics), parity=_parity(parity), citation=CITATION,
-        config=yaml.safe_dump(_without_folders(config), sort_keys=False, allow_unicode=True),
+        results=results(metrics), parity=_parity(parity), citation=Markup(CITATION),
+        config=Markup(yaml.safe_dump(_without_folders(config), sort_keys=False, allow_unicode=True)),
     )  # fmt: skip
     text = _FOLDERS.sub("", redact(text))
     replace(folder / "README.md", lambda file: file.write(text.encode("utf-8", "replace")))
