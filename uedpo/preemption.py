@@ -21,6 +21,7 @@ EXIT_KILLED = 128 + signal.SIGINT
 
 _requested: list[int] = []  # signals so far
 _deferred = False
+_imported = False
 
 
 class Preempted(SystemExit):
@@ -42,6 +43,13 @@ def install() -> None:
     _deferred = _deferred or world_size() > 1
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, _handle)
+
+
+def imported() -> None:
+    """From here on a signal unwinds the stack; until then libraries are being imported, of which some turn
+    whatever is raised in them into an error of their own and go on."""
+    global _imported
+    _imported = True
 
 
 def requested() -> bool:
@@ -67,4 +75,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os._exit(EXIT_KILLED)  # asked twice by hand: no clean-up that could hang
     _requested.append(number)
     if not _deferred:
-        raise Preempted("not training, nothing to save")
+        leaving = Preempted("not training, nothing to save")
+        if not _imported:
+            os._exit(EXIT_PREEMPTED)
+        raise leaving

@@ -57,6 +57,7 @@ def run(cfg: DictConfig) -> str | None:
     redact.install()
     validate(cfg)
     stop_on(launch_problems(cfg.trainer))
+    preemption.imported()
     folder = Path(HydraConfig.get().runtime.output_dir)
     with held(folder) if rank() == 0 else contextlib.nullcontext():
         stored = use_stored(cfg, folder)

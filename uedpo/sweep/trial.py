@@ -46,6 +46,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
     Raises:
         SystemExit: the sweep was told to stop, or one of several ranks failed.
     """
+    preemption.imported()
     hydra: Any = HydraConfig.get()
     sweep_folder = Path(os.path.abspath(hydra.sweep.dir))
     wanted = os.path.relpath(hydra.runtime.output_dir, sweep_folder)
