@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -98,6 +99,9 @@ def setting_of(
         return Setting(cfg, config, collate, sample)
     try:
         data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
-    except (InputError, OSError) as error:
-        raise InputError(f"{error}; {NO_DATA}") from None
+    except (InputError, OSError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, (ValueError, ImportError, OSError)):
+            raise
+        raise InputError(f"{cause}; {NO_DATA}") from None
     return Setting(cfg, config, data.collate, sample_of_rows(data.train, rows, data.collate, config))
