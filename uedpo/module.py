@@ -11,9 +11,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from uedpo.loss import FROM_ROWS, ON_REQUEST, dpo_loss
+from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST, dpo_loss
+from uedpo.model.families import family_of
 from uedpo.model.hf import HFModel
+from uedpo.model.sharded import shard_layers, trained_weights
 from uedpo.scoring import Scorer
+from uedpo.scoring.plain import unwrap
+from uedpo.scoring.reference_cache import ReferenceCache
 from uedpo.types import InputError, LossOutput, PairBatch, TokenScores
 from uedpo.weights.corruption import Corruption, corrupt_batch
 
@@ -33,6 +37,7 @@ class PreferenceModule(pl.LightningModule):
         val_beta: beta of the unweighted DPO loss on validation pairs, so that curves compare.
         corruption: makes the corrupted images of losses that ask for them.
         scorer: how responses are scored; prefix-shared by default.
+        stored: the reference's log-probabilities on disk, in the place of its pass in every step.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class PreferenceModule(pl.LightningModule):
         val_beta: float = 0.1,
         corruption: Corruption | None = None,
         scorer: Scorer | None = None,
+        stored: ReferenceCache | None = None,
     ) -> None:
         super().__init__()
         self.source, self.loss, self.optim, self.val_beta = source, loss, optim, val_beta
@@ -51,18 +57,41 @@ class PreferenceModule(pl.LightningModule):
         self.asked = [name for name in inspect.signature(loss).parameters if name in ON_REQUEST]
         if corruption is None and any(name not in FROM_ROWS for name in self.asked):
             raise ValueError(f"the loss needs {', '.join(self.asked)}: give a corruption")
+        if stored is not None and set(self.asked) & set(LIVE_REFERENCE):
+            raise ValueError(f"the loss needs {', '.join(self.asked)}, which no cache holds")
+        self.stored = stored
         self.policy: Any = None
         self.reference: Any = None
         self.weigher: Weigher | None = None
         self.last_logps: tuple[Tensor, Tensor] | None = None
         self.strict_loading = False  # checkpoints hold what is trained, not the frozen base
 
+    def setup(self, stage: str) -> None:
+        if self.stored is not None:
+            self.stored.fill(self.source, self.scorer, self.trainer)
+
     def configure_model(self) -> None:
         if self.policy is None:
-            self.policy, self.reference = self.source.load()
+            self.policy, self.reference = self.source.load(with_reference=self.stored is None)
             for model in (self.policy, self.reference):
                 if model is not None:
                     self.scorer.attach(model)
+            if self.sharded:
+                shard_layers(self.policy, self.device_mesh["data_parallel"])
+
+    @property
+    def sharded(self) -> bool:
+        """Whether ranks hold parts of the weights, so that a forward pass of one needs one of each."""
+        return self.device_mesh is not None
+
+    def gather(self) -> None:
+        """After training, put a whole policy in the place of a sharded one; all ranks call it together."""
+        if self.sharded:
+            trained = trained_weights(self.policy)
+            self._device_mesh, self.policy = None, None
+            if self.trainer.is_global_zero:
+                self.configure_model()
+                self.policy.to(self.device).load_state_dict(trained, strict=False)
 
     def set_weigher(self, weigher: Weigher | None) -> None:
         """Let a callback weigh tokens; None takes it away.
@@ -76,7 +105,14 @@ class PreferenceModule(pl.LightningModule):
 
     @contextmanager
     def reference_model(self) -> Iterator[Any]:
-        """The frozen reference: the policy without its adapter, or a frozen copy."""
+        """The frozen reference: the policy without its adapter, or a frozen copy.
+
+        Training with stored log-probabilities needs no copy; who asks here (the report) has it loaded.
+        """
+        if self.reference is None and self.source.lora is None:
+            self.reference = self.source.reference()
+            torch.nn.Module.to(self.reference, self.device)  # transformers' own refuses quantised weights
+            self.scorer.attach(self.reference)
         if self.reference is not None:
             yield self.reference
         else:
@@ -93,7 +129,20 @@ class PreferenceModule(pl.LightningModule):
         with self.reference_model() as reference:
             return self.scorer.score(reference, batch, pixel_values)
 
-    def requested(self, batch: PairBatch, policy: TokenScores, reference: TokenScores) -> dict[str, Tensor]:
+    def reference_scores(self, batch: PairBatch, part: str) -> tuple[Tensor, TokenScores | None]:
+        """(log-probabilities [2B, T] of the reference, stored or live; all its scores, None where stored).
+
+        Args:
+            part: of the data set: "train" or "val".
+        """
+        if self.stored is not None:
+            return self.stored.logps(part, batch), None
+        scores = self.score_reference(batch)
+        return scores.logps, scores
+
+    def requested(
+        self, batch: PairBatch, policy: TokenScores, reference: TokenScores | None
+    ) -> dict[str, Tensor]:
         """What the loss asks for beside log-probabilities, see `uedpo.loss`."""
         found: dict[str, Tensor] = {}
         if "similarity" in self.asked:
@@ -111,20 +160,21 @@ class PreferenceModule(pl.LightningModule):
             logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"
             if logps not in self.asked and sensitivity not in self.asked:
                 continue
-            corrupted = clear if pixels is None else scorer(batch, pixels)
+            assert clear is not None  # the constructor has seen to that
+            corrupted = clear if pixels is None and not self.sharded else scorer(batch, pixels)
             found[logps] = corrupted.logps
             found[sensitivity] = clear.target_logits - corrupted.target_logits
         return {name: found[name] for name in self.asked if name in found}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         policy = self.score(batch)
-        reference = self.score_reference(batch)
-        self.last_logps = policy.logps.detach(), reference.logps
+        reference_logps, reference = self.reference_scores(batch, "train")
+        self.last_logps = policy.logps.detach(), reference_logps
         weights = self.weigher(batch, policy) if self.weigher is not None else None
         if weights is not None and batch.token_weights is not None:
             weights = weights * batch.token_weights.to(weights)
         more = self.requested(batch, policy, reference)
-        out = self.loss(policy.logps, reference.logps, batch.mask, weights, **more)
+        out = self.loss(policy.logps, reference_logps, batch.mask, weights, **more)
         logged = {f"train/{name}": value for name, value in out.metrics.items()}
         shown = {
             "train/loss": out.loss.detach(),
@@ -132,15 +182,27 @@ class PreferenceModule(pl.LightningModule):
         }
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
         self.log_dict(logged, batch_size=len(batch.ids))
-        return out.loss
+        return self._anchored(out.loss, batch)
+
+    def _anchored(self, loss: Tensor, batch: PairBatch) -> Tensor:
+        """`loss`, plus 0 times what only images train: a rank that has none in this step takes part in the
+        exchange of those gradients, or the others would wait."""
+        if not self.source.train_projector or any(batch.images):
+            return loss
+        base = unwrap(self.policy)
+        parts = [base.get_submodule(path) for path in family_of(base.config).projector_paths(base)]
+        idle = [p.sum() for part in parts for p in part.parameters() if p.requires_grad]
+        return loss + 0.0 * torch.stack(idle).sum()
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        policy, reference = self.score(batch), self.score_reference(batch)
+        policy = self.score(batch)
+        reference_logps, _ = self.reference_scores(batch, "val")
         rows = slice(2 * len(batch.ids))  # without further negatives
-        out = dpo_loss(policy.logps[rows], reference.logps[rows], batch.mask[rows], beta=self.val_beta)
-        self.log("val/loss", out.loss, batch_size=len(batch.ids), sync_dist=True)
-        for name, value in out.metrics.items():
-            self.log(f"val/{name}", value, batch_size=len(batch.ids), sync_dist=True)
+        out = dpo_loss(policy.logps[rows], reference_logps[rows], batch.mask[rows], beta=self.val_beta)
+        # Lightning averages the counts of the ranks in whole numbers: this keeps the mean one over pairs
+        count = len(batch.ids) * self.trainer.world_size
+        for name, value in {"loss": out.loss, **out.metrics}.items():
+            self.log(f"val/{name}", value, batch_size=count, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT as a request to stop, heard from the first moment of the process on.
 
-Only the standard library is imported here: the handler has to be there before torch is, whose import
-takes seconds. While a run trains, the handler sets a flag, which `uedpo.callbacks.preemption` reads
+Only the standard library is imported here and there: the handler has to be in place before torch is, whose
+import takes seconds. While a run trains, the handler sets a flag, which `uedpo.callbacks.preemption` reads
 after each optimiser step; at any other time there is nothing to save and the process leaves at once.
 """
 
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from uedpo.ranks import world_size
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_KILLED = 128 + signal.SIGINT
@@ -37,7 +39,7 @@ def install() -> None:
     for the first step.
     """
     global _deferred
-    _deferred = _deferred or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    _deferred = _deferred or world_size() > 1
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, _handle)
 

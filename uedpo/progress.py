@@ -7,16 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
+
+from uedpo.ranks import rank
 
 T = TypeVar("T")
 PATIENCE = 3.0  # seconds before a bar appears
 
 
-def interactive() -> bool:
-    """Whether someone looks at a terminal, and this process is the one of its run to say something."""
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    return first and sys.stderr.isatty() and not os.environ.get("CI")
+def interactive(stream: TextIO | None = None) -> bool:
+    """Whether someone looks at `stream` (default: the error stream), and this process is the one of its run
+    to say something."""
+    return rank() == 0 and (stream or sys.stderr).isatty() and not os.environ.get("CI")
 
 
 def tracked(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
@@ -28,11 +30,12 @@ def tracked(items: Iterable[T], what: str, total: int | None = None) -> Iterator
 
 
 @contextmanager
-def late_bar(what: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on the error stream once `PATIENCE` has passed; yields what advances it by one.
+def late_bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on the error stream once `PATIENCE` has passed; yields what advances it: by 1, or a number.
 
     Args:
         total: steps; None where nobody knows, which shows how many are done.
+        show: False for none at all.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -41,10 +44,10 @@ def late_bar(what: str, total: int | None) -> Iterator[Callable[[], None]]:
     bars, begin, done = Progress(*columns, console=Console(stderr=True), transient=True), time.monotonic(), 0
     task: Any = None
 
-    def advance() -> None:
+    def advance(by: int = 1) -> None:
         nonlocal done, task
-        done += 1
-        if task is None and interactive() and time.monotonic() - begin > PATIENCE:
+        done += by
+        if task is None and show and interactive() and time.monotonic() - begin > PATIENCE:
             bars.start()
             task = bars.add_task(what, total=total)
         if task is not None:
@@ -53,4 +56,5 @@ def late_bar(what: str, total: int | None) -> Iterator[Callable[[], None]]:
     try:
         yield advance
     finally:
-        bars.stop()
+        if task is not None:  # else it prints an empty line
+            bars.stop()

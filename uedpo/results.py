@@ -30,7 +30,7 @@ COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
 _LEFT_OUT = (
     "name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages", "metric", "mode",
-    "report_pairs",
+    "report_pairs", "reference_cache",
 )  # fmt: skip
 # options that came after rows were stored -> the value that leaves those rows valid
 _NEUTRAL = {
@@ -202,13 +202,19 @@ def _checked(where: str, line: str) -> dict[str, Any]:
 
 @functools.cache
 def code_version() -> str | None:
-    """Commit of this checkout, "-dirty" where files differ from it; None outside one."""
+    """Commit of this checkout, "-dirty" where package or configs differ from it; None outside one."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        # not the results files, which every trial of a sweep changes
+        changed = _git(root, "status", "--porcelain", "--", "uedpo", "conf")
     except FileNotFoundError:  # no git on this machine
         return None
-    return done.stdout.strip() or None
+    return commit + "-dirty" * bool(changed) if commit else None
+
+
+def _git(root: Path, *command: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

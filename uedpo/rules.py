@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from uedpo.loss import FROM_ROWS, ON_REQUEST
+from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST
 from uedpo.model.quantize import why_not
+from uedpo.ranks import rank_rules
 from uedpo.report.runs import known_mode
 
 # loss -> the weights it is for; and the losses that refuse weights
@@ -34,6 +35,7 @@ def cross_rules(
     yield from _method(at, parameters_of)
     yield from _steps(at)
     yield from _model(at)
+    yield from rank_rules(at)
     attention = at("model", "attn_implementation")
     if at("scoring") == "prefix_shared" and attention in ("eager", "flash_attention_2"):
         yield (
@@ -117,6 +119,11 @@ def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Itera
         asked = [p for p in parameters_of(target) if p in ON_REQUEST and p not in FROM_ROWS]
     except Exception:  # reported already
         asked = []
+    if at("reference_cache") is not None and any(p in LIVE_REFERENCE for p in asked):
+        yield (
+            f"reference_cache: loss={name} needs the reference's scores of corrupted images, which are new "
+            "in every step; set reference_cache=null"
+        )
     probes = str(at("weights", "_target_")).endswith("UncertaintyProbe")
     dropout = at("model", "lora", "dropout")
     if (probes or asked) and dropout:

@@ -33,6 +33,8 @@ from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import GuardError, InputError, Stopped, plain_line
 from uedpo.lock import held
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
+from uedpo.progress import late_bar
+from uedpo.ranks import folder_problems, launch_problems, rank, world_size
 from uedpo.report.runs import objective
 from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.results import (
@@ -47,15 +49,16 @@ from uedpo.results import (
     write_rows,
 )
 from uedpo.sweep.trial import run_trial
-from uedpo.validate import ConfigError, validate
+from uedpo.validate import ConfigError, stop_on, validate
 
 
 def run(cfg: DictConfig) -> str | None:
     """One experiment; returns why there was nothing to do, or None."""
     redact.install()
     validate(cfg)
+    stop_on(launch_problems(cfg.trainer))
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with held(folder) if _rank() == 0 else contextlib.nullcontext():
+    with held(folder) if rank() == 0 else contextlib.nullcontext():
         stored = use_stored(cfg, folder)
         if stored is None:
             from uedpo.tracking import closing  # imports Lightning, which a stored trial does without
@@ -107,13 +110,14 @@ def train(cfg: DictConfig, folder: Path) -> None:
     processor = source.processor()
     source.check(processor, source.config())
     hint = source.pin_hint(source.config())
-    if hint and _rank() == 0:
+    if hint and rank() == 0:
         print(hint)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     data.report(folder)
     corruption = instantiate(cfg.corruption, seed=cfg.seed)
     io, start = find_start(cfg, data, folder)
-    module = build_module(cfg, source, corruption)
+    stored = build_reference_cache(cfg, source, processor, data)
+    module = build_module(cfg, source, corruption, stored)
     module.scorer.check(source.config(), source.attn_implementation)
     check_layout(source.config(), data, corruption)
     evaluation = instantiate(cfg.evaluation) if "_target_" in cfg.evaluation else None
@@ -130,6 +134,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
     if trainer.global_step != cfg.trainer.max_steps:
         raise RuntimeError(f"stopped at step {trainer.global_step} of {cfg.trainer.max_steps}")
+    module.gather()
     if not trainer.is_global_zero:
         return
     module.policy.save_pretrained(folder / ("model" if cfg.model.lora is None else "adapter"))
@@ -181,7 +186,7 @@ def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | No
 
     io = VerifiedIO(Identity(trial_config(cfg), data.fingerprint()))
     start = choose(cfg.resume, folder / "checkpoints", io)
-    if _rank() == 0:
+    if rank() == 0:
         sweep(folder / "checkpoints")
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     return io, start
@@ -195,7 +200,34 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     return [*watchdog, Preemption(), *(instantiate(c) for c in cfg.callbacks.values() if c is not None)]
 
 
-def build_module(cfg: DictConfig, source: Any, corruption: Any) -> Any:
+def build_reference_cache(cfg: DictConfig, source: Any, processor: Any, data: Any) -> Any:
+    """The reference's log-probabilities on disk, checked against this run; None where it scores live.
+
+    Raises:
+        InputError: see `ReferenceCache.check`.
+    """
+    if cfg.get("reference_cache") is None:
+        return None
+    from uedpo.scoring.reference_cache import ReferenceCache
+    from uedpo.scoring.reference_key import setting_of
+
+    setting = setting_of(
+        source,
+        source.config(),
+        processor,
+        scoring=cfg.scoring,
+        precision=cfg.trainer.precision,
+        max_response_tokens=data.collate.max_response_tokens,
+    )
+    validates, bars = cfg.trainer.val_every_n_batches > 0, bool(cfg.callbacks.get("progress"))
+    cache = ReferenceCache(cfg.reference_cache, setting, data, validates=validates, bars=bars)
+    said = cache.check()
+    if rank() == 0:
+        print(said)
+    return cache
+
+
+def build_module(cfg: DictConfig, source: Any, corruption: Any, stored: Any = None) -> Any:
     """The Lightning module of a config."""
     from uedpo.module import PreferenceModule
     from uedpo.scoring import Scorer
@@ -207,6 +239,7 @@ def build_module(cfg: DictConfig, source: Any, corruption: Any) -> Any:
         val_beta=cfg.loss.beta,
         corruption=corruption,
         scorer=Scorer(cfg.scoring, cfg.feature_cache),
+        stored=stored,
     )
 
 
@@ -221,11 +254,9 @@ def build_weigher(cfg: DictConfig, corruption: Any) -> Any:
 
 def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name: str) -> Any:
     """Run an evaluation behind a progress bar (none where the config turns bars off)."""
-    from rich.progress import Progress
-
-    with Progress(disable=not cfg.callbacks.get("progress")) as bars:
-        task = bars.add_task(f"evaluating the {name}", total=evaluation.num_scenes)
-        return evaluation.run(model, processor, lambda n: bars.advance(task, n))
+    show = bool(cfg.callbacks.get("progress"))
+    with late_bar(f"evaluating the {name}", evaluation.num_scenes, show) as advance:
+        return evaluation.run(model, processor, advance)
 
 
 def base_evaluation(
@@ -297,9 +328,9 @@ def _one(cfg: DictConfig) -> str | None:
             raise
         _stop(error.__cause__)
     except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # before the tracebacks of all ranks
+        if world_size() > 1:  # before the tracebacks of all ranks
             line = str(error).strip().splitlines()[:1]
-            print(f"rank {_rank()} stopped: {type(error).__name__}: {' '.join(line)}", file=sys.stderr)
+            print(f"rank {rank()} stopped: {type(error).__name__}: {' '.join(line)}", file=sys.stderr)
         raise
 
 
@@ -310,10 +341,6 @@ def _stop(error: BaseException, code: int = 2) -> NoReturn:
     raise Stopped(plain_line(error), code)
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-
-
 def main() -> None:
     """Entry point: exit code 0 done, 2 bad configuration or input, 3 guard, 4 failed trials, 75 preempted."""
     preemption.install()
@@ -321,10 +348,13 @@ def main() -> None:
     arguments = get_args_parser().parse_args()
     try:
         check_command_line(arguments)
+        stop_on(folder_problems(arguments.overrides))
     except BAD_COMMAND_LINE as error:
         _stop(error)
     if arguments.config_path or arguments.config_name:  # a saved configuration has nothing of Hydra's
         sys.argv.append(f"++hydra.callbacks.summary._target_={SUMMARY}")
+    if rank():  # rank 0's notes and log are those of the run
+        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
     try:
         _job()
     except SystemExit as error:

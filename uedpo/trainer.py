@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytorch_lightning as pl
 from annotated_types import Ge
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from uedpo.types import NonNegativeFloat, PositiveInt
 
@@ -18,7 +18,7 @@ def make_trainer(
     accelerator: Literal["cpu", "gpu"] = "cpu",
     devices: PositiveInt = 1,
     num_nodes: PositiveInt = 1,
-    strategy: Literal["auto", "ddp"] = "auto",
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto",
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     max_steps: PositiveInt,
     accumulate_grad_batches: PositiveInt = 1,
@@ -34,6 +34,7 @@ def make_trainer(
     """A trainer that runs `max_steps` optimiser steps in one pass over the data module's batches.
 
     Args:
+        strategy: "fsdp" shards the decoder layers over the ranks, see `uedpo.model.sharded`.
         accelerator: "mps" is not offered: it has no tests. macOS runs on "cpu".
         gradient_clip_val: maximal gradient norm; 0 turns clipping off.
         val_every_n_batches: micro-batches between validations; 0 turns validation off.
@@ -43,9 +44,7 @@ def make_trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=DDPStrategy(timeout=timedelta(seconds=timeout))
-        if timeout and strategy == "ddp"
-        else strategy,
+        strategy=_strategy(strategy, devices * num_nodes, timeout),
         precision=precision,
         max_steps=max_steps,
         max_epochs=1,
@@ -67,3 +66,12 @@ def make_trainer(
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks or []),
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks or []),
     )
+
+
+def _strategy(name: str, ranks: int, timeout: float | None) -> Any:
+    waiting: dict[str, Any] = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    if name == "fsdp":  # checkpoints in one file, which `uedpo.checkpoint` can seal
+        return ModelParallelStrategy(
+            data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False, **waiting
+        )
+    return DDPStrategy(**waiting) if name == "ddp" and waiting else name

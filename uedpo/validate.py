@@ -47,6 +47,7 @@ TOP: dict[str, Any] = {
     "scoring": Literal["prefix_shared", "plain"],
     "results": str | None,
     "feature_cache": str | None,
+    "reference_cache": str | None,
     "metric": str | None,
     "mode": Literal["min", "max"] | None,
     "allow_packages": list[str],

@@ -38,8 +38,8 @@ def estimated(case: Case) -> int:
 
 
 def measured(case: Case) -> dict[str, int]:
-    """The same of a real run (storages of weights and batch, above them what the profiler records), and what
-    weights, gradients and optimiser state take."""
+    """The same of a real run (storages of weights and batch, and above them what the profiler records), and
+    what weights, gradients and optimiser state take."""
     from torch.utils.data import DataLoader
 
     from uedpo.run import quiet

@@ -15,7 +15,7 @@ from uedpo.compare import compare
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs/images"
-SWEEP = ROOT / "experiments/ablation_alpha/results.jsonl"
+SWEEP = ROOT / "experiments/results.jsonl"
 BOX = """(s => { const r = document.querySelector(s).getBoundingClientRect();
   return {x: 0, y: Math.max(0, r.y + scrollY - 20), width: innerWidth, height: r.height + 40} })"""
 
@@ -31,7 +31,7 @@ def save(picture: bytes, name: str) -> None:
 def sweep_plot(end: str, *, dark: bool) -> None:
     """The plot that a sweep ends with."""
     with tempfile.TemporaryDirectory() as folder, pyplot.style.context("dark_background" if dark else []):
-        compare([SWEEP], Path(folder) / "sweep")
+        compare([SWEEP], Path(folder) / "sweep", by=["weights.alpha", "weights.control"])
         save((Path(folder) / "sweep.png").read_bytes(), f"sweep{end}")
 
 

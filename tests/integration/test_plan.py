@@ -43,7 +43,7 @@ def test_plan_says_what_would_fit(run):
     assert megabytes(lines["optimiser state"]) == pytest.approx(2 * megabytes(lines["gradients"]), rel=0.01)
     assert all(part in lines for part in parts)
     assert "does not fit" in lines["total"]
-    advised = memory[memory.index("to fit, one change") :].splitlines()[1:-1]
+    advised = out[out.index("to fit, one change") : out.index("work for a pair")].splitlines()[1:-1]
     assert any("model.gradient_checkpointing=true" in line and line.endswith("  fits") for line in advised)
     assert any(line.split()[0] == "data.batch_size=1" for line in advised)
     assert all(megabytes(line) < total for line in advised)
@@ -78,18 +78,12 @@ def test_plan_refuses_in_lines(run, arguments, named):
     assert len(err.splitlines()) <= 1 + len(arguments)
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "qwen2_5_vl/wide dpo full",
-        pytest.param("micro ue_dpo LoRA plain", marks=pytest.mark.slow),
-        pytest.param("llava/deep ue_dpo LoRA plain", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("setting", ["micro ue_dpo LoRA plain", "qwen2_5_vl/wide dpo full"])
 def test_plan_estimate_is_the_measured_peak(setting):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", RUN, "--only", setting], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     worst = re.search(r"1 settings; most off: ([\d.]+) % of the peak, ([\d.]+) % of the rest", done.stdout)
-    assert max(float(worst[1]), float(worst[2])) < 15
+    assert float(worst[1]) < 15
+    assert float(worst[2]) < 15

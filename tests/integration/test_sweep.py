@@ -188,7 +188,6 @@ def test_a_sweep_told_to_stop_saves_and_exits_75(tmp_path):
 
 
 def test_a_search_survives_a_failed_trial_and_is_replayed(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     folder = tmp_path / "all"
     spoil(folder, "1")
     search = [
@@ -206,7 +205,6 @@ def test_a_search_survives_a_failed_trial_and_is_replayed(tmp_path):
 
 
 def test_submitit_runs_trials_and_keeps_failures_apart(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     folder = tmp_path / "all"
     spoil(folder, "1")
     done = uedpo(folder, "weights.alpha=0.1,0.5", "hydra/launcher=submitit_local")

@@ -100,8 +100,8 @@ def test_an_offline_run_holds_everything(swept):
 
 def test_the_table_of_samples_has_pictures_and_colours(swept):
     out, _ = swept
-    staged = [f.read_bytes() for f in out.rglob("staging/*")]
-    tables = [json.loads(data) for data in staged if b'"columns"' in data]
+    staged = [f.read_bytes() for f in out.rglob("*") if f.is_file() and f.suffix != ".ckpt"]
+    tables = [json.loads(data) for data in staged if data.startswith(b'{"_type": "table"')]
     rows = [dict(zip(t["columns"], t["data"][0], strict=True)) for t in tables]
     row = next(r for r in rows if isinstance(r["clear"], dict))  # another copy has words for pictures
     assert row["clear"]["_type"] == row["corrupted"]["_type"] == "image-file"

@@ -229,18 +229,24 @@ def _differs(a, b, path) -> str:
     return "" if a == b else f"{path}: {a} != {b}"
 
 
-def start_ranks(arguments, folder, faulty=None, world_size=2):
-    """Fork that many ranks of one run, launched as torchrun would; `faulty` has faults by rank."""
+def start_ranks(arguments, folder, faulty=None, world_size=2, launcher="torchrun"):
+    """Fork that many ranks of one run, launched as torchrun or srun would; `faulty` has faults by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     runs = []
     for rank in range(world_size):
-        env = {
+        torchrun = {
             "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world_size,
-            "LOCAL_WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            "TORCHELASTIC_RUN_ID": "test",
+            "LOCAL_WORLD_SIZE": world_size, "TORCHELASTIC_RUN_ID": "test",
         }  # fmt: skip
+        srun = {
+            "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0, "SLURM_NTASKS": world_size,
+            "SLURM_NTASKS_PER_NODE": world_size, "SLURM_NNODES": 1, "SLURM_JOB_ID": 12345,
+            "SLURM_JOB_NAME": "test",
+        }  # fmt: skip
+        env = {"torchrun": torchrun, "srun": srun}[launcher]
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         log = folder / f"rank{rank}"
         fault = (faulty or {}).get(rank)
         runs.append(start(arguments, log, fault, {k: str(v) for k, v in env.items()}))

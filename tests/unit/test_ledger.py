@@ -65,6 +65,8 @@ def test_ledger_takes_numbers_nobody_computed():
         assert x[x > 0].shape == (24,)  # all of them, the most there can be
         assert x[real].shape == (3, 6)
         assert x.masked_select(real[:, None].expand(4, 6)).shape == (18,)
+    assert isinstance(real, torch.Tensor)
+    assert real.sum() == 3
 
 
 def test_quantised_shrinks_linear_layers_alone():

@@ -1,8 +1,10 @@
 """uedpo.progress: bars of long steps."""
 
 import pytest
+from pytorch_lightning.callbacks import RichProgressBar
 
 from uedpo import progress
+from uedpo.callbacks.progress import Bar
 
 
 @pytest.mark.parametrize(("looked_at", "want"), [(True, [3.5]), (False, [])])
@@ -26,3 +28,14 @@ def test_ci_is_not_a_terminal_that_someone_looks_at(monkeypatch):
     assert progress.interactive()
     monkeypatch.setenv("CI", "true")
     assert not progress.interactive()
+
+
+def test_the_bar_of_a_run_counts_steps_where_someone_looks(monkeypatch):
+    bar = Bar()
+    for looked_at in (True, False):
+        monkeypatch.setattr("uedpo.callbacks.progress.interactive", lambda stream, seen=looked_at: seen)
+        assert bar.is_enabled is looked_at
+    assert hasattr(RichProgressBar, "_get_train_description")  # else Lightning asks for another name
+    logged = {"train/loss": 0.5, "train/margin": 1.0, "perf/pairs_per_second": 3.0, "v_num": 0}
+    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda self, trainer, module: logged)
+    assert bar.get_metrics(None, None) == {"loss": 0.5, "pairs_per_second": 3.0}

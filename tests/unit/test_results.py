@@ -1,10 +1,12 @@
 import json
 import multiprocessing
+import subprocess
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from uedpo import results
 from uedpo.compare import compare
 from uedpo.metrics import ratio_metrics
 from uedpo.results import (
@@ -218,3 +220,24 @@ def test_compare_refuses_what_does_not_compare(file, tmp_path):
     append_row(file, row("TPO", 0, 0.1, evaluation={"start": 6}))
     with pytest.raises(InputError, match=r"evaluated differently.*--where"):
         compare([file], out, by=["method"], against=("DPO",))
+
+
+def test_only_changes_of_package_or_configs_make_a_version_dirty(tmp_path, monkeypatch):
+    def git(*command):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *command], check=True, capture_output=True)
+
+    for name in ("uedpo/results.py", "conf/config.yaml", "experiments/results.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "uedpo/results.py"))
+    version = results.code_version.__wrapped__
+    clean = version()
+    assert len(clean) == 12
+    (tmp_path / "experiments/results.jsonl").write_text("two\n")
+    assert version() == clean
+    (tmp_path / "conf/config.yaml").write_text("two\n")
+    assert version() == f"{clean}-dirty"

@@ -279,13 +279,16 @@ def test_trials_that_their_launcher_cannot_run_are_refused(overrides, part):
 
 
 def test_ranks_go_with_the_basic_launcher_a_grid_and_one_directory(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
     cfg = composed("trainer=ddp_cpu", "hydra/launcher=joblib")
     text = "\n".join(launch_problems(cfg, cfg.hydra))
     assert "add hydra/launcher=basic" in text
     assert "add hydra.sweep.dir=DIR" in text
     fine = composed("trainer=ddp_cpu", "hydra.sweep.dir=x")
     assert launch_problems(fine, fine.hydra) == []
+    one = composed("hydra.sweep.dir=x")
+    assert "1 ranks, but torchrun started 2" in launch_problems(one, one.hydra)[0]
 
 
 def test_a_grid_has_no_intervals():
@@ -302,7 +305,6 @@ def test_a_missing_plugin_is_what_to_install():
 
 
 def test_searches_are_refused_what_they_cannot_honour():
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=5"]
     cfg = with_sweep(composed(*search, "metric=val/accuracy"), seed="0,1")
     text = "\n".join(launch_problems(cfg, cfg.hydra))

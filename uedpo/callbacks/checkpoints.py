@@ -17,6 +17,7 @@ from uedpo.atomic import sync_folder
 from uedpo.checkpoint import checkpoints, remove
 from uedpo.errors import GuardError, InputError
 from uedpo.metrics_csv import MetricsCSV
+from uedpo.model.sharded import whole
 from uedpo.types import PositiveInt
 
 STATE = "uedpo"  # this module's part of a checkpoint
@@ -92,7 +93,7 @@ class Checkpoints(Checkpoint):
         if step == self.saved:
             return
         for name, weight in trainer.lightning_module.named_parameters():
-            if weight.requires_grad and not weight.isfinite().all():
+            if weight.requires_grad and not whole(weight).isfinite().all():
                 raise GuardError(f"after step {step}: {name} is not finite; the checkpoints before it are")
         trainer.save_checkpoint(_folder(trainer) / f"step-{step:08d}.ckpt")
         self.saved = step

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from uedpo.errors import GuardError
+from uedpo.model.sharded import whole
 from uedpo.types import NonNegativeInt
 
 
@@ -48,7 +49,8 @@ class Guard(pl.Callback):
     ) -> None:
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # the largest entry, not the 2-norm, whose squares overflow on their own
-        largest = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None], math.inf)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None], math.inf)
+        largest = whole(norm)
         values = torch.stack([largest.float(), *(loss.float() for loss, _ in self._losses)])
         bad = (~values.isfinite()).any().float()
         if trainer.world_size > 1:

@@ -128,6 +128,10 @@ class PairCollator:
             sample_weights=sample_weights(pairs),
         )
 
+    def num_response_tokens(self, pair: PreferencePair) -> int:
+        """Tokens of all responses of a row that are kept."""
+        return sum(len(self._response(text)) for text in self._answers(pair))
+
     def _answers(self, pair: PreferencePair) -> tuple[str, ...]:
         if not self.negatives:
             return pair.chosen, pair.rejected

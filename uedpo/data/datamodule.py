@@ -173,7 +173,18 @@ class PairDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return self._loader(self.val, sampler=range(rank, len(self.val), world), batch_size=self.batch_size)
+        sharded = trainer is not None and trainer.lightning_module.device_mesh is not None
+        if len(self.val) < world or (sharded and len(self.val) % world):
+            raise InputError(
+                f"{len(self.val)} validation pairs for {world} ranks: the others would wait for a rank that "
+                f"has fewer; use {'a multiple of that' if sharded else 'more'}, or "
+                "trainer.val_every_n_batches=0"
+            )
+        return self.rows_dataloader(self.val, range(rank, len(self.val), world))
+
+    def rows_dataloader(self, pairs: Sequence[PreferencePair], rows: Sequence[int]) -> DataLoader[Any]:
+        """Batches of some rows of `pairs`, in their order."""
+        return self._loader(pairs, sampler=rows, batch_size=self.batch_size)
 
     def _loader(self, pairs: Sequence[PreferencePair], **options: Any) -> DataLoader[Any]:
         # own generator: iter(DataLoader) otherwise draws from the global one, and a resumed run differs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Sequence
@@ -39,20 +40,20 @@ class MicroWorldPairs(Sequence[PreferencePair]):
     def fingerprint(self) -> str:
         return digest([row, self.negatives.get(row["id"])] for row in self.rows)
 
-    def __getitem__(self, i: int) -> PreferencePair:  # type: ignore[override]
+    def undecoded(self, i: int) -> PreferencePair:
+        """Row `i` with the bytes that its image is drawn from: those of its id."""
         row = self.rows[i]
-        split, index = row["id"].rsplit("-", 1)
-        scene = make_scene(split, int(index))
-        chosen, rejected = row["chosen"], row["rejected"]
+        negatives = self.negatives.get(row["id"], ())
         return PreferencePair(
-            row["id"],
-            render(scene),
-            row["prompt"],
-            chosen,
-            rejected,
-            negatives=self.negatives.get(row["id"], ()),
-            similarity=(faithful_share(chosen, scene), faithful_share(rejected, scene)),
+            row["id"], row["id"].encode, row["prompt"], row["chosen"], row["rejected"], negatives
         )
+
+    def __getitem__(self, i: int) -> PreferencePair:  # type: ignore[override]
+        pair = self.undecoded(i)
+        split, index = pair.id.rsplit("-", 1)
+        scene = make_scene(split, int(index))
+        shares = faithful_share(pair.chosen, scene), faithful_share(pair.rejected, scene)
+        return dataclasses.replace(pair, image=render(scene), similarity=shares)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

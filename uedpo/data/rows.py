@@ -202,6 +202,10 @@ class CheckedPairs(Sequence[PreferencePair]):
         self.lines = [self.lines[i] for i in kept]
         self.ledger.settle(self.max_bad_fraction)
 
+    def undecoded(self, i: int) -> PreferencePair:
+        """Row `i` with the `Source`s of its images."""
+        return self.rows[i]
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +23,7 @@ from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, 
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
 from uedpo.model.chat import chat_prompt, no_second_start
 from uedpo.model.hf import HFModel, attach_adapter
+from uedpo.progress import late_bar
 from uedpo.types import InputError, PositiveInt
 
 
@@ -152,11 +152,8 @@ def _answer_rest(
     A batch that was cut is generated whole again: what shares a batch moves the last bits of a logit,
     and an answer must not depend on where a run was killed.
     """
-    from rich.progress import Progress
-
     model, processor = load_model(source, adapter)
-    with Progress(disable=not sys.stdout.isatty()) as bars:
-        task = bars.add_task("answers", total=len(questions), completed=len(done))
+    with late_bar("answers", len(questions) - len(done)) as advance:
         for start in range(0, len(questions), batch_size):
             batch = questions[start : start + batch_size]
             if all(q.id in done for q in batch):
@@ -178,7 +175,7 @@ def _answer_rest(
                 if question.id not in done:
                     extra = {} if question.image_id is None else {"image_id": question.image_id}
                     file.append({"id": question.id, "answer": answer, **extra})
-                    bars.advance(task)
+                    advance()
 
 
 def load_model(source: HFModel, adapter: Path | None) -> tuple[Any, Any]:

@@ -24,9 +24,12 @@ ON_REQUEST = (
     "reference_sensitivity",
     *FROM_ROWS,
 )
+# what only a reference that is there can give, because corrupted images are new in every step
+LIVE_REFERENCE = ("corrupted_reference_logps", "reference_sensitivity")
 
 __all__ = [
     "FROM_ROWS",
+    "LIVE_REFERENCE",
     "ON_REQUEST",
     "da_dpo_loss",
     "dpo_loss",

@@ -94,7 +94,7 @@ class HFModel:
     Args:
         path: hub id, local folder, or "uedpo:micro_llava" for the one in this package.
         revision: commit of a hub id.
-        dtype: of the frozen weights.
+        dtype: of the frozen weights; float64 is for comparing runs, not for training.
         attn_implementation: of transformers.
         lora: adapter options, or None to train the whole language model against a frozen copy.
         gradient_checkpointing: recompute activations in the backward pass.
@@ -108,7 +108,7 @@ class HFModel:
         self,
         path: str,
         revision: str | None = None,
-        dtype: Literal["float32", "bfloat16"] = "float32",
+        dtype: Literal["float32", "bfloat16", "float64"] = "float32",
         attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         lora: Lora | None = None,
         gradient_checkpointing: bool = False,
@@ -245,8 +245,20 @@ class HFModel:
         commit = getattr(config, "_commit_hash", None) or "COMMIT"
         return f"model.path={self.path}: not pinned; add model.revision={commit} for the same weights again"
 
-    def load(self) -> tuple[Any, Any | None]:
+    def reference(self) -> Any:
+        """The frozen reference by itself, in eval mode.
+
+        Raises:
+            InputError: see `base`.
+        """
+        bits = self.reference_quantize
+        return self.base() if bits is None else self._weights(bits)
+
+    def load(self, with_reference: bool = True) -> tuple[Any, Any | None]:
         """(policy in train mode, reference or None where disabling the adapter gives it).
+
+        Args:
+            with_reference: hold a frozen copy of a model that is trained whole.
 
         Raises:
             InputError: see `base`; or no language model or projector where this family should have it.
@@ -257,8 +269,9 @@ class HFModel:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.lora is None:
-            bits = self.reference_quantize
-            reference = (copy.deepcopy(model) if bits is None else self._weights(bits)).eval()
+            if with_reference:
+                bits = self.reference_quantize
+                reference = (copy.deepcopy(model) if bits is None else self._weights(bits)).eval()
             for part in (family.language(model), model.get_output_embeddings()):
                 part.requires_grad_(True)
             for path in projectors:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from hydra.utils import get_object
+from omegaconf import DictConfig
+
+from uedpo.loss import LIVE_REFERENCE
 from uedpo.model.families import family_of
 from uedpo.model.hf import lora
 from uedpo.planning.count import Setting
@@ -21,6 +26,11 @@ def advice(setting: Setting, counted: Counted, device: Device) -> list[str]:
         fits = "fits" if device.gb is not None and peak <= device.gb * 1e9 else "does not fit alone"
         lines.append(f"    {what:<56}{size(peak)}  {fits}")
     return lines if found else ["  no single change is left: take a smaller model or a larger device"]
+
+
+def needs_live_reference(cfg: DictConfig) -> bool:
+    """Whether the loss asks for what no cache holds."""
+    return bool(set(inspect.signature(get_object(cfg.loss._target_)).parameters) & set(LIVE_REFERENCE))
 
 
 def changes(setting: Setting, counted: Counted) -> Iterator[tuple[str, int]]:
@@ -40,6 +50,8 @@ def changes(setting: Setting, counted: Counted) -> Iterator[tuple[str, int]]:
     if 0 < limit < cfg.data.max_response_tokens:
         peak = setting.count(data__max_response_tokens=limit).peak
         yield f"data.max_response_tokens={limit} (cuts responses)", peak
+    if cfg.model.lora is None and not cfg.reference_cache and not needs_live_reference(cfg):
+        yield "reference_cache=DIR", setting.count(reference_cache="DIR").peak
     if cfg.model.lora is None:
         if setting.gpu and cfg.model.reference_quantize is None:
             peak = counted.quantised("reference copy", "8bit").peak

@@ -10,8 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from uedpo.data.collate import PairCollator
-from uedpo.errors import InputError
+from uedpo.errors import InputError, plain_line
 from uedpo.planning.lengths import Sample, first, made_up, sample_of_rows
+from uedpo.planning.shadow import StoredReference
 from uedpo.planning.step import Counted, count_step
 
 FILES = "plan needs the config and processor files, no weights: give a folder with them as model.path=DIR"
@@ -50,7 +51,8 @@ class Setting:
         for key, value in changes.items():
             OmegaConf.update(cfg, key.replace("__", "."), value)
         source, corruption = instantiate(cfg.model), instantiate(cfg.corruption, seed=cfg.seed)
-        module = build_module(cfg, source, corruption)
+        stored: Any = StoredReference() if cfg.reference_cache else None
+        module = build_module(cfg, source, corruption, stored)
         module.scorer.cache = None  # is bound to weights
         module.scorer.check(self.config, source.attn_implementation)
         limit = min(cfg.data.max_response_tokens, self.collate.max_response_tokens)
@@ -86,6 +88,10 @@ def setting_of(
     Raises:
         InputError: one of them cannot be used, or not be read here.
     """
+    if cfg.trainer.strategy == "fsdp":
+        raise InputError(
+            "trainer.strategy=fsdp: plan counts whole weights on each device; use trainer.strategy=ddp"
+        )
     source = instantiate(cfg.model)
     try:
         processor, config = source.processor(), source.config()
@@ -100,8 +106,6 @@ def setting_of(
     try:
         data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     except (InputError, OSError, InstantiationException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(cause, (ValueError, ImportError, OSError)):
-            raise
-        raise InputError(f"{cause}; {NO_DATA}") from None
+        cause = (error.__cause__ if isinstance(error, InstantiationException) else None) or error
+        raise InputError(f"{plain_line(cause)}; {NO_DATA}") from None
     return Setting(cfg, config, data.collate, sample_of_rows(data.train, rows, data.collate, config))

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from uedpo.model.hf import HFModel
 from uedpo.model.quantize import Bits
+from uedpo.types import PairBatch
 
 
 class Shadow(HFModel):
@@ -27,10 +28,10 @@ class Shadow(HFModel):
         )
         return model.requires_grad_(False).eval()
 
-    def load(self) -> tuple[Any, Any | None]:
+    def load(self, with_reference: bool = True) -> tuple[Any, Any | None]:
         """(policy, reference or None), see `HFModel.load`."""
         with torch.device("meta"):
-            policy, reference = super().load()
+            policy, reference = super().load(with_reference)
         # one fake mode for both: operations do not mix tensors of two
         fakes = FakeTensorMode(allow_non_fake_inputs=True)
         done: dict[Tensor, Tensor] = {}
@@ -38,6 +39,14 @@ class Shadow(HFModel):
             if model is not None:
                 _fake_tensors(model, fakes, done)
         return policy, reference
+
+
+class StoredReference:
+    """Stands for a complete `ReferenceCache`: its log-probabilities cost nothing."""
+
+    def logps(self, part: str, batch: PairBatch) -> Tensor:
+        """[2B, T]"""
+        return torch.zeros(batch.mask.shape)
 
 
 def _fake_tensors(model: nn.Module, fakes: FakeTensorMode, done: dict[Tensor, Tensor]) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.progress import Progress
 
 from uedpo.checkpoint import versions
 from uedpo.data.microworld import MicroWorldPairs
 from uedpo.evaluation.generate import generate, weights_digest
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.microworld.truth import judge, read
+from uedpo.progress import late_bar
 from uedpo.report.classes import class_table
 from uedpo.report.trace import Truth, trace_pairs
 from uedpo.results import key_of, trial_config
@@ -41,8 +41,8 @@ def records(
     truth = truth_of(data.val, processor)
     num = min(len(data.val), max(cfg.report_pairs, CLASS_PAIRS if truth else 0))
     traces: list[dict[str, Any]] = []
-    with _eval(module), Progress(disable=not cfg.callbacks.get("progress")) as bars:
-        task = bars.add_task("tracing pairs for the report", total=num)
+    show = bool(cfg.callbacks.get("progress"))
+    with _eval(module), late_bar("tracing pairs for the report", num, show) as advance:
         for start in range(0, num, data.batch_size):
             pairs = [data.val[i] for i in range(start, min(start + data.batch_size, num))]
             scores = {"before": module.score_reference, "after": module.score}
@@ -50,7 +50,7 @@ def records(
             shown = slice(0, max(0, cfg.report_pairs - start))
             _add_captions(made[shown], pairs[shown], module, processor, truth is not None)
             traces += made
-            bars.advance(task, len(pairs))
+            advance(len(pairs))
     files = {
         "traces.json": traces[: cfg.report_pairs],
         "environment.json": environment(cfg, module, data, seconds),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 
 from uedpo.errors import InputError
 from uedpo.lock import held
+from uedpo.ranks import rank
 from uedpo.report.page import cell
 from uedpo.report.runs import Run, choose_metric, read_run
 from uedpo.report.summary import base_of, best_text, columns, parameters, settings, table
@@ -51,7 +51,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         problems = launch_problems(config, config.hydra)
-        first = int(os.environ.get("RANK", "0")) == 0
+        first = rank() == 0
         if problems:
             print("\n".join(problems if first else []), file=sys.stderr)
             sys.exit(2)
@@ -76,7 +76,7 @@ class SweepSummary(Callback):
             print(f"to go on after a stop: the same command with hydra.sweep.dir={folder}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if int(os.environ.get("RANK", "0")):
+        if rank():
             return
         _open.clear()
         folder = Path(config.hydra.sweep.dir)

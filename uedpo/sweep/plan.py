@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from uedpo.ranks import launch_problems as launch_mismatch
+from uedpo.ranks import world_size
 from uedpo.report.runs import DEFAULTS, known_mode
 
 # what a missing group of configurations needs
@@ -92,12 +94,14 @@ def _ends(node: DictConfig, name: str) -> bool:
 def _devices(cfg: DictConfig, hydra: DictConfig) -> Iterator[str]:
     trainer, launcher = cfg.trainer, hydra.launcher
     devices = (trainer.get("devices") or 1) * (trainer.get("num_nodes") or 1)
-    if devices > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if devices > 1 and world_size() == 1:
         yield (
             f"trainer.devices={trainer.get('devices')}: each rank would start the sweep again; start the "
             f"ranks around it: torchrun --nproc-per-node {devices} -m uedpo.run ... hydra/launcher=basic "
             "hydra.sweep.dir=DIR"
         )
+    else:
+        yield from launch_mismatch(trainer)
     if trainer.get("accelerator") != "gpu":
         return
     if _ends(launcher, "JoblibLauncher") and launcher.get("n_jobs") != 1:
@@ -113,7 +117,7 @@ def _devices(cfg: DictConfig, hydra: DictConfig) -> Iterator[str]:
 
 
 def _ranks(hydra: DictConfig) -> Iterator[str]:
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         return
     if not _ends(hydra.launcher, "BasicLauncher"):
         yield "torchrun and a launcher that starts processes do not go together; add hydra/launcher=basic"

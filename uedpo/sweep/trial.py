@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from uedpo import preemption
 from uedpo.errors import plain_line
+from uedpo.ranks import rank, world_size
 from uedpo.redact import redact
 from uedpo.results import key_of, trial_config
 from uedpo.sweep import progress
@@ -50,7 +51,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
     wanted = os.path.relpath(hydra.runtime.output_dir, sweep_folder)
     key = key_of(trial_config(cfg))
     about: dict[str, Any] = {"key": key, "overrides": list(hydra.overrides.task)}
-    writes = int(os.environ.get("RANK", "0")) == 0
+    writes = rank() == 0
     with alone(sweep_folder):
         sweep = read(sweep_folder)
         known = sweep.trials.get(key)
@@ -61,10 +62,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
             write(sweep_folder, "skip" if done else "begin", **about)
     if not done:
         cfg = _begin(cfg, folder, Path(hydra.runtime.output_dir), again=known is not None)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            event = _here(cfg, body)
-        else:
-            event = _forked(cfg, body, folder, sweep_folder)
+        event = _here(cfg, body) if world_size() > 1 else _forked(cfg, body, folder, sweep_folder)
         if writes:
             write(sweep_folder, **about, **event)
     elif folder != Path(hydra.runtime.output_dir):
@@ -72,7 +70,7 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
     if writes:
         progress.tell(sweep_folder, key)
     if not done and event["event"] == "fail":
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if world_size() > 1:
             sys.exit(1)  # the other ranks may wait for this one; the next command goes on here
         return None
     return folder

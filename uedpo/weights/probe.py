@@ -67,9 +67,12 @@ class UncertaintyProbe(TokenWeigher):
         every_n_steps: probe on every n-th optimiser step only; between them each token weighs its
             branch's mean of the last probe, as with the control "constant".
         reuse: a sample keeps the weights of its first visit in later epochs; a batch without a new
-            sample needs no probe. On more than one device ranks remember what they saw themselves.
+            sample needs no probe.
         corruption: makes v'.
         seed: of the shuffling.
+
+    With several ranks a scope "batch", the controls that take means, `every_n_steps` and `reuse` are refused
+    (`uedpo.ranks`): their numbers would be those of each rank's own pairs.
     """
 
     def __init__(
@@ -105,6 +108,9 @@ class UncertaintyProbe(TokenWeigher):
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """lambda [2B, T] from the clear scores and a no-gradient pass on the corrupted images."""
         if batch.pixel_values is None:
+            if self.module.sharded and self.needs_probe:
+                with torch.no_grad():
+                    self.module.score(batch)  # ranks that have images wait for this pass
             return torch.ones_like(clear.logps)
         step = self.module.global_step
         made, signals = self.memory.find(batch) if self.reuse else None, None

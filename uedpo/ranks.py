@@ -1,0 +1,105 @@
+"""Which rank this process is, by what started it, and what several ranks ask of a configuration.
+
+Asked before Lightning is imported, and answered as Lightning answers: torchrun first, then srun.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+INTERACTIVE = ("bash", "interactive")  # jobs of SLURM in which a person starts processes
+
+
+class Launched(NamedTuple):
+    """This process among the `size` that `by` started."""
+
+    by: str
+    rank: int
+    size: int
+
+
+def launched() -> Launched | None:
+    """How this process was started as one of several; None where nothing but a shell did."""
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        return Launched("torchrun", int(env["RANK"]), int(env["WORLD_SIZE"]))
+    if "SLURM_NTASKS" in env and env.get("SLURM_JOB_NAME") not in INTERACTIVE:
+        return Launched("srun", int(env.get("SLURM_PROCID", "0")), int(env["SLURM_NTASKS"]))
+    return None
+
+
+def rank() -> int:
+    """0 for the one process that writes."""
+    found = launched()
+    # without a launcher Lightning starts the other ranks itself, and tells them so
+    return found.rank if found else int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes the launcher started; 1 without one."""
+    found = launched()
+    return found.size if found else 1
+
+
+def launch_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """What the launcher has otherwise than this part of a configuration; empty where they agree."""
+    devices, nodes = trainer.get("devices") or 1, trainer.get("num_nodes") or 1
+    found = launched()
+    if found and found.size != devices * nodes:
+        return [
+            f"trainer.devices={devices}, trainer.num_nodes={nodes}: {devices * nodes} ranks, but {found.by} "
+            f"started {found.size}; start as many processes as devices x nodes"
+        ]
+    if nodes > 1 and not found:
+        return [f"trainer.num_nodes={nodes}: start the run with torchrun or srun, see docs/scale.md"]
+    return []
+
+
+def folder_problems(overrides: Sequence[str]) -> list[str]:
+    """Ranks that would write to directories of their own, because their clocks name them."""
+    given = any(o.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for o in overrides)
+    if given or world_size() == 1:
+        return []
+    return ["hydra.run.dir: the clocks of the ranks would name different directories; add hydra.run.dir=DIR"]
+
+
+def rank_rules(at: Callable[..., Any]) -> Iterator[str]:
+    """One line for each thing that several ranks cannot do.
+
+    Args:
+        at: keys -> value of a configuration.
+    """
+    devices, nodes = (at("trainer", name) or 1 for name in ("devices", "num_nodes"))
+    if not (isinstance(devices, int) and isinstance(nodes, int)):
+        return
+    if at("trainer", "strategy") == "fsdp":
+        yield from _fsdp(at, devices * nodes)
+    if devices * nodes == 1:
+        return
+    if at("trainer", "strategy") == "auto":
+        yield f"trainer.devices={devices} x {nodes} nodes: several ranks need trainer.strategy=ddp or fsdp"
+    # statistics of the probe that would be over the pairs of each rank by itself
+    for name, single, what in (
+        ("scope", ("response", None), "it would be taken over the pairs of each rank by itself"),
+        ("control", ("none", "shuffled", None), "it takes means over the pairs of each rank by itself"),
+        ("every_n_steps", (1, None), "each rank would go on from its own means, a resumed one from rank 0's"),
+        ("reuse", (False, None), "each rank would remember its own pairs, a resumed one those of rank 0"),
+    ):
+        value = at("weights", name)
+        if value not in single:
+            yield f"weights.{name}={value}: with several ranks {what}; use one, or {name}={single[0]}"
+
+
+def _fsdp(at: Callable[..., Any], ranks: int) -> Iterator[str]:
+    for refused, what in (
+        (ranks == 1, "needs several devices; use trainer.strategy=auto"),
+        (at("model", "lora") is None, "shards decoder layers only, and model.lora=null trains the head too"),
+        (at("model", "train_projector"), "shards decoder layers only; set model.train_projector=false"),
+        (at("callbacks", "evaluation"), "rank 0 cannot evaluate alone while training; use callbacks=default"),
+        (at("reference_cache"), "has not been tried with a stored reference; set reference_cache=null"),
+        (at("model", "quantize"), "has not been tried with quantised weights; set model.quantize=null"),
+    ):
+        if refused:
+            yield f"trainer.strategy=fsdp: {what}"
