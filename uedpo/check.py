@@ -18,6 +18,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from uedpo import redact
+from uedpo.build import quiet
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.data.rows import CheckedPairs
 from uedpo.data.survey import QUANTILES, Measured, images_a_row, quantiles, survey
@@ -25,7 +26,6 @@ from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import ConfigError, InputError, plain_line
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.progress import late_bar
-from uedpo.run import quiet
 from uedpo.validate import validate
 
 SHOWN = 6  # rows on the page

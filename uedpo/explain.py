@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from uedpo import redact
-from uedpo.errors import ConfigError, InputError, local_path, os_line, plain_line
-from uedpo.overrides import check_arguments, check_overrides, check_trusted_start
+from uedpo.errors import ConfigError, InputError, local_path
+from uedpo.overrides import check_overrides, check_trusted_start
+from uedpo.tool import answer, split
 from uedpo.validate import stop_on
 
 PAIR = ("image", "prompt", "chosen", "rejected")
@@ -30,52 +29,18 @@ OWN = (*PAIR, "adapter", "output")
 
 def main() -> int:
     """Exit code 0, or 2 with one line for what cannot be used."""
-    redact.install()
-    arguments = sys.argv[1:]
-    if any(a in ("-h", "--help") for a in arguments):
-        print(__doc__)
-        return 0
-    try:
-        own, overrides = split(arguments)
-        page = explain(own, composed(overrides), overrides)
-    except (ConfigError, InputError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else None
-        print(plain_line(cause or error), file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(os_line(error), file=sys.stderr)
-        return 2
-    print(f"open {page}")
-    return 0
+    return answer(__doc__, _explained)
 
 
-def split(arguments: Sequence[str], keys: Sequence[str] = OWN) -> tuple[dict[str, str], list[str]]:
-    """(values of the keys in `keys`, overrides of the configuration); texts are taken as they are.
-
-    Raises:
-        ConfigError: naming all problems.
-    """
-    own: dict[str, str] = {}
-    overrides, problems = [], []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key in keys and equals:
-            if key in own:
-                problems.append(f"{key}: given twice; keep one")
-            own[key] = value
-        elif argument.startswith("-") or (not equals and not argument.startswith("~")):
-            problems.append(f"{argument}: write key=value")
-        else:
-            overrides.append(argument)
+def _explained(arguments: list[str]) -> str:
+    own, overrides = split(arguments, OWN)
     given = [key for key in PAIR if key in own]
     if given and len(given) < len(PAIR):
         missing = ", ".join(key for key in PAIR if key not in own)
-        problems.append(
+        raise ConfigError(
             f"{missing}: missing; a pair is image=, prompt=, chosen= and rejected=, or none of them"
         )
-    stop_on(problems)
-    check_arguments(arguments)
-    return own, overrides
+    return f"open {explain(own, composed(overrides), overrides)}"
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -104,11 +69,11 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
     """
     import torch
 
+    from uedpo.build import build_weigher, quiet
     from uedpo.report.page import write_page
     from uedpo.report.record import truth_of
     from uedpo.report.terminal import show
     from uedpo.report.trace import trace_pairs
-    from uedpo.run import build_weigher, quiet
 
     quiet()
     output = local_path(own.get("output", "explain.html"))

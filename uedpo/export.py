@@ -208,8 +208,8 @@ def write_merged(place: Path, found: Finished, source: Any) -> Parity:
     """
     import torch
 
+    from uedpo.build import quiet
     from uedpo.model.hf import HFModel, attach_adapter
-    from uedpo.run import quiet
 
     quiet()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,15 +19,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from uedpo import redact
-from uedpo.errors import ConfigError, InputError, os_line, plain_line
-from uedpo.explain import split
 from uedpo.overrides import check_overrides, check_trusted_start
 from uedpo.planning.devices import device_of
+from uedpo.tool import answer, split
 from uedpo.validate import stop_on
 
 LENGTHS = ("prompt_tokens", "response_tokens", "image_size")
@@ -49,24 +45,14 @@ class Own(NamedTuple):
 
 def main() -> int:
     """Exit code 0, or 2 with one line for what cannot be used."""
-    redact.install()
-    arguments = sys.argv[1:]
-    if any(a in ("-h", "--help") for a in arguments):
-        print(__doc__)
-        return 0
-    try:
-        given, overrides = split(arguments, OWN)
-        own = checked(given)
-        check_trusted_start(None)
-        print("\n".join(plan(check_overrides(overrides), own)))
-    except (ConfigError, InputError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else None
-        print(plain_line(cause or error), file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(os_line(error), file=sys.stderr)
-        return 2
-    return 0
+    return answer(__doc__, _planned)
+
+
+def _planned(arguments: list[str]) -> str:
+    given, overrides = split(arguments, OWN)
+    own = checked(given)
+    check_trusted_start(None)
+    return "\n".join(plan(check_overrides(overrides), own))
 
 
 def checked(given: dict[str, str]) -> Own:
@@ -117,10 +103,10 @@ def plan(cfg: DictConfig, own: Own) -> list[str]:
     Raises:
         InputError: model or data cannot be used, or not be read here.
     """
+    from uedpo.build import quiet
     from uedpo.planning.advice import advice
     from uedpo.planning.count import Setting, setting_of
     from uedpo.planning.table import flops_lines, head_lines, memory_lines
-    from uedpo.run import quiet
 
     quiet()
     setting: Setting = setting_of(cfg, own.rows, own.prompt_tokens, own.response_tokens, own.image_size)

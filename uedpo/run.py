@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
-import logging
-import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,11 +19,19 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from uedpo import redact
 from uedpo.atomic import replace
+from uedpo.build import (
+    build_callbacks,
+    build_module,
+    build_reference_cache,
+    build_weigher,
+    check_layout,
+    quiet,
+)
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import GuardError, InputError, Stopped, plain_line
@@ -163,20 +167,6 @@ def store(cfg: DictConfig, row: dict[str, Any], folder: Path) -> None:
         append_row(Path(cfg.results), row)
 
 
-def check_layout(config: Any, data: Any, corruption: Any) -> None:
-    """Whether model, processor and corruption agree on how images lie, before weights load.
-
-    Raises:
-        InputError: see `PairCollator`, `check_placeholders` and `check_corruption`.
-    """
-    from uedpo.model.families import family_of
-    from uedpo.scoring.placeholders import check_placeholders
-    from uedpo.weights.corruption import check_corruption
-
-    check_corruption(corruption, config.model_type, family_of(config))
-    check_placeholders(data.collate([data.train[0]]), config)
-
-
 def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | None]:
     """(checkpoint plugin, checkpoint to continue from or None); saves config.yaml once that is settled.
 
@@ -191,66 +181,6 @@ def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | No
         sweep(folder / "checkpoints")
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     return io, start
-
-
-def build_callbacks(cfg: DictConfig) -> list[Any]:
-    """Those of the config, and those that no run goes without."""
-    from uedpo.callbacks.preemption import Preemption, Watchdog
-
-    watchdog = [Watchdog(cfg.timeout)] if cfg.timeout else []
-    return [*watchdog, Preemption(), *(instantiate(c) for c in cfg.callbacks.values() if c is not None)]
-
-
-def build_reference_cache(cfg: DictConfig, source: Any, processor: Any, data: Any) -> Any:
-    """The reference's log-probabilities on disk, checked against this run; None where it scores live.
-
-    Raises:
-        InputError: see `ReferenceCache.check`.
-    """
-    if cfg.get("reference_cache") is None:
-        return None
-    from uedpo.scoring.reference_cache import ReferenceCache
-    from uedpo.scoring.reference_key import setting_of
-
-    setting = setting_of(
-        source,
-        source.config(),
-        processor,
-        scoring=cfg.scoring,
-        precision=cfg.trainer.precision,
-        max_response_tokens=data.collate.max_response_tokens,
-    )
-    validates, bars = cfg.trainer.val_every_n_batches > 0, bool(cfg.callbacks.get("progress"))
-    cache = ReferenceCache(cfg.reference_cache, setting, data, validates=validates, bars=bars)
-    said = cache.check()
-    if rank() == 0:
-        print(said)
-    return cache
-
-
-def build_module(cfg: DictConfig, source: Any, corruption: Any, stored: Any = None) -> Any:
-    """The Lightning module of a config."""
-    from uedpo.module import PreferenceModule
-    from uedpo.scoring import Scorer
-
-    return PreferenceModule(
-        source,
-        instantiate(cfg.loss),
-        instantiate(cfg.optim),
-        val_beta=cfg.loss.beta,
-        corruption=corruption,
-        scorer=Scorer(cfg.scoring, cfg.feature_cache),
-        stored=stored,
-    )
-
-
-def build_weigher(cfg: DictConfig, corruption: Any) -> Any:
-    """The callback that weighs tokens, given what of seed and corruption it takes; None for none."""
-    if "_target_" not in cfg.weights:
-        return None
-    taken = inspect.signature(get_object(cfg.weights._target_)).parameters
-    offered = {"seed": cfg.seed, "corruption": corruption}
-    return instantiate(cfg.weights, **{k: v for k, v in offered.items() if k in taken})
 
 
 def evaluate(cfg: DictConfig, evaluation: Any, model: Any, processor: Any, name: str) -> Any:
@@ -283,22 +213,6 @@ def write_json(path: Path, value: Any) -> None:
     """A JSON file that parallel runs of a sweep never see half of."""
     text = json.dumps(value, indent=1) + "\n"
     replace(path, lambda file: file.write(text.encode()))
-
-
-def quiet() -> None:
-    """Keep the libraries' notices off the screen, in this process and in workers of a sweep alike."""
-    import pytorch_lightning  # noqa: F401  (sets its logger's level when first imported)
-    from transformers.utils import logging as transformers_logging
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for message in (
-        "does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec",
-        "gradient_checkpointing_enable",
-    ):  # fmt: skip
-        warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from uedpo.build import build_module, build_weigher
 from uedpo.data.collate import PairCollator
 from uedpo.data.microworld import MicroWorldPairs
 from uedpo.overrides import conf_folder
-from uedpo.run import build_module, build_weigher
 from uedpo.scoring.head import token_scores
 from uedpo.scoring.plain import score, unwrap
 from uedpo.types import PairBatch, TokenScores

@@ -42,7 +42,7 @@ def measured(case: Case) -> dict[str, int]:
     what weights, gradients and optimiser state take."""
     from torch.utils.data import DataLoader
 
-    from uedpo.run import quiet
+    from uedpo.build import quiet
     from uedpo.trainer import make_trainer
 
     quiet()

@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
+from uedpo.build import build_module, build_weigher
 from uedpo.data.collate import PairCollator
 from uedpo.data.datamodule import PairDataModule
 from uedpo.data.microworld import MicroWorldPairs
@@ -27,7 +28,6 @@ from uedpo.metrics import mean_interval
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.overrides import conf_folder
 from uedpo.results import append_row
-from uedpo.run import build_module, build_weigher
 from uedpo.types import PairBatch
 
 HERE = Path(__file__).parent

@@ -6,6 +6,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from uedpo.build import build_module, build_weigher
 from uedpo.data.collate import PairCollator
 from uedpo.data.datamodule import PairDataModule
 from uedpo.data.microworld import MicroWorldPairs
@@ -13,7 +14,6 @@ from uedpo.loss import ON_REQUEST, tpo_loss
 from uedpo.module import PreferenceModule
 from uedpo.optim import adamw_cosine
 from uedpo.overrides import conf_folder
-from uedpo.run import build_module, build_weigher
 from uedpo.scoring import plain
 from uedpo.types import InputError
 from uedpo.weights.corruption import Blank, Diffusion

@@ -28,6 +28,7 @@ from omegaconf import open_dict
 from safetensors.torch import load_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+import uedpo.build
 import uedpo.report.page
 import uedpo.report.record
 import uedpo.run
@@ -64,14 +65,14 @@ def tiny_model_folder(folder: Path) -> Path:
 
 def _import_all(model):
     """What a run imports as it goes, imported here, where every child finds it."""
-    uedpo.run.quiet()
+    uedpo.build.quiet()
     cfg, _ = composed(tuple(command("none", model)))
     source = instantiate(cfg.model)
     data = instantiate(cfg.data)(processor=source.processor(), seed=0)
-    module = uedpo.run.build_module(cfg, source, instantiate(cfg.corruption, seed=0))
+    module = uedpo.build.build_module(cfg, source, instantiate(cfg.corruption, seed=0))
     module.configure_model()
     data.collate([data.train[0]])
-    uedpo.run.build_callbacks(cfg)
+    uedpo.build.build_callbacks(cfg)
     for logger in cfg.logger.values():
         instantiate(logger, save_dir="none")
     instantiate(cfg.trainer, callbacks=[], logger=[], default_root_dir="none")

@@ -10,6 +10,7 @@ from rich.console import Console
 from uedpo import explain
 from uedpo.errors import ConfigError, InputError
 from uedpo.report.terminal import show
+from uedpo.tool import split
 
 from .test_report_parts import token
 
@@ -32,14 +33,14 @@ def picture(tmp_path):
 
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["explain", *map(str, arguments)])
-    monkeypatch.setattr(explain.redact, "install", lambda: None)
+    monkeypatch.setattr("uedpo.tool.redact.install", lambda: None)
     code = explain.main()
     return code, *capsys.readouterr()
 
 
 def test_split_takes_texts_as_they_are():
-    own, overrides = explain.split(
-        ["image=a.jpg", "prompt=a=b, {c}", "chosen=x", "rejected=", "seed=1", "+method=ipo"]
+    own, overrides = split(
+        ["image=a.jpg", "prompt=a=b, {c}", "chosen=x", "rejected=", "seed=1", "+method=ipo"], explain.OWN
     )
     assert own == {"image": "a.jpg", "prompt": "a=b, {c}", "chosen": "x", "rejected": ""}
     assert overrides == ["seed=1", "+method=ipo"]

@@ -45,7 +45,7 @@ class Setting:
         Args:
             changes: values by dotted keys, dots as two underscores.
         """
-        from uedpo.run import build_module, build_weigher
+        from uedpo.build import build_module, build_weigher
 
         cfg = self.cfg.copy()
         for key, value in changes.items():
