@@ -15,7 +15,7 @@ from uedpo.validate import stop_on
 
 
 def answer(doc: str | None, work: Callable[[list[str]], str]) -> int:
-    """Print what `work` makes of the command line; exit code 0, or 2 with one line for what cannot be used."""
+    """Print what `work` makes of the command line; returns 0, or 2 after a line on what cannot be used."""
     redact.install()
     arguments = sys.argv[1:]
     if any(a in ("-h", "--help") for a in arguments):
