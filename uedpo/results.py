@@ -30,13 +30,12 @@ COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 # keys of a config that cannot change a result
 _LEFT_OUT = (
     "name", "threads", "timeout", "results", "logger", "callbacks", "allow_packages", "metric", "mode",
-    "report_pairs", "reference_cache",
+    "report_pairs", "reference_cache", "feature_cache",
 )  # fmt: skip
 # options that came after rows were stored -> the value that leaves those rows valid
 _NEUTRAL = {
     "weights.every_n_steps": 1,
     "weights.reuse": False,
-    "feature_cache": None,
     "model.quantize": None,
     "model.reference_quantize": None,
     "model.train_projector": False,
