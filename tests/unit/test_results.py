@@ -109,6 +109,10 @@ def test_an_option_at_its_neutral_value_leaves_the_key_as_it_was():
         assert key_of(config(weights={"alpha": 0.3, **changed})) != key_of(before)
 
 
+def test_what_only_saves_time_is_no_part_of_the_key():
+    assert config(feature_cache="a", reference_cache="b", threads=2) == config()
+
+
 def test_rows_come_back_by_key_and_the_first_of_two_wins(tmp_path):
     path = tmp_path / "deep" / "results.jsonl"
     assert read_rows(path) == {}
