@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from uedpo import redact
 from uedpo.errors import ConfigError, InputError, local_path, os_line, plain_line
-from uedpo.overrides import check_arguments, check_overrides, check_trusted_start
+from uedpo.overrides import check_arguments, check_overrides, check_trusted_start, parse
 from uedpo.validate import stop_on
 
 PAIR = ("image", "prompt", "chosen", "rejected")
@@ -85,11 +84,8 @@ def composed(overrides: list[str]) -> DictConfig:
         ConfigError: naming all problems.
     """
     check_trusted_start(None)
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
-    stop_on([f"{o.get_key_element()}: one value, no sweep" for o in parsed if o.is_sweep_override()])
+    swept = [o for o in parse(overrides) if o.is_sweep_override()]
+    stop_on([f"{o.get_key_element()}: one value, no sweep" for o in swept])
     cfg = check_overrides(overrides)
     if not str(cfg.weights.get("_target_")).endswith("UncertaintyProbe"):
         stop_on([f"weights={cfg.weights.get('_target_')}: makes no signals to show; use weights=uncertainty"])

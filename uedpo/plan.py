@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from uedpo import redact
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.explain import split
-from uedpo.overrides import check_overrides, check_trusted_start
+from uedpo.overrides import check_overrides, check_trusted_start, parse
 from uedpo.planning.devices import device_of
 from uedpo.validate import stop_on
 
@@ -58,6 +58,8 @@ def main() -> int:
         given, overrides = split(arguments, OWN)
         own = checked(given)
         check_trusted_start(None)
+        swept = [o for o in parse(overrides) if o.is_sweep_override()]
+        stop_on([f"{o.get_key_element()}: one value, no sweep" for o in swept])
         print("\n".join(plan(check_overrides(overrides), own)))
     except (ConfigError, InputError, HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else None

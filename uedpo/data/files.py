@@ -142,8 +142,8 @@ def known_format(rows: Rows) -> str:
         raise InputError(f"{rows.name}: no rows; give a file with preference pairs")
     number, problem = rows[0]
     raise InputError(
-        f"{rows.name}:{number}: {problem}; no other line is a row either ({len(rows)} read): data=files reads "
-        "JSON, JSON lines and parquet in UTF-8, so write it as one of them"
+        f"{rows.name}:{number}: {problem}; none of {len(rows)} lines is a row: data=files reads JSON, JSON "
+        "lines and parquet in UTF-8, so write it as one of them"
     )
 
 

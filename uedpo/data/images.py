@@ -33,8 +33,11 @@ _KINDS = {
     b"version https://git-lfs": "a Git LFS pointer (fetch the files with git lfs pull)",
     b"<?xml": "an XML file", b"pk\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file", b"{": "a JSON file",
 }  # fmt: skip
-_DAMAGED = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"RIFF": "WEBP"}
-_OTHER_PICTURES = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP"}
+_DAMAGED = {
+    magic: f"a {name} that is damaged or cut short"
+    for magic, name in ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF8", "GIF"), (b"RIFF", "WEBP"))
+}
+_OTHER_PICTURES = {b"II*\0": "a TIFF picture", b"MM\0*": "a TIFF picture", b"BM": "a BMP picture"}
 
 
 def find_image(root: Path, value: object) -> Path:
@@ -204,10 +207,9 @@ def _ends_well(file: BinaryIO, format: str | None) -> bool:
 
 
 def _kind(head: bytes) -> str:
-    for pictures, what in ((_DAMAGED, "a {} that is damaged or cut short"), (_OTHER_PICTURES, "a {} picture")):
-        for magic, name in pictures.items():
-            if head.startswith(magic):
-                return what.format(name)
+    for magic, kind in (_DAMAGED | _OTHER_PICTURES).items():
+        if head.startswith(magic):
+            return kind
     if head[4:8] == b"ftyp":
         return "a HEIC or AVIF picture, or a film"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
