@@ -198,7 +198,7 @@ def test_unknown_and_ambiguous_columns_name_what_was_seen_and_what_is_known(tmp_
         (b"\n \n", r"no rows; give a file"),
         (
             b"image,prompt,chosen,rejected\na.png,x,y,z\n",
-            r":1: row is not JSON .*none of 2 lines.*so write it as one",
+            r":1: row is not JSON .*none of 2 lines.*so write it",
         ),
         ('{"prompt": "où"}\n'.encode("latin-1"), r":1: row is not UTF-8 at byte 13"),
         ('{"prompt": "x"}\n'.encode("utf-16"), r":1: row is not UTF-8"),
