@@ -97,5 +97,5 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
 
 def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "there").touch()
-    with pytest.raises(InputError, match="feature_cache: .*there: File exists; name another folder"):
+    with pytest.raises(InputError, match=r"feature_cache: .*there: File exists; name another folder"):
         Scorer("prefix_shared", str(tmp_path / "there"))
