@@ -23,7 +23,7 @@ from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.data.rows import CheckedPairs
 from uedpo.data.survey import QUANTILES, Measured, images_a_row, quantiles, survey
 from uedpo.data.weights import check_weights_are_read
-from uedpo.errors import ConfigError, InputError, plain_line
+from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.progress import late_bar
 from uedpo.validate import validate
@@ -38,10 +38,16 @@ def check(cfg: DictConfig, folder: Path) -> int:
     Raises:
         InputError: model or data cannot be used at all.
     """
+    from uedpo.model.families import family_of
+    from uedpo.scoring import Scorer
+    from uedpo.weights.corruption import check_corruption
+
     quiet()
     source = instantiate(cfg.model)
     processor, config = source.processor(), source.config()
     source.check(processor, config)
+    Scorer(cfg.scoring).check(config, source.attn_implementation)
+    check_corruption(instantiate(cfg.corruption, seed=cfg.seed), config.model_type, family_of(config))
     folder.mkdir(parents=True, exist_ok=True)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     data.report(folder)
@@ -92,6 +98,9 @@ def main() -> None:
     """Entry point."""
     redact.install()
     arguments = get_args_parser().parse_args()
+    if arguments.help:
+        print(__doc__)
+        sys.exit(0)
     try:
         cfg = check_command_line(arguments)
         validate(cfg)
@@ -106,6 +115,9 @@ def main() -> None:
         sys.exit(_said(error.__cause__, folder))
     except (ConfigError, InputError) as error:
         sys.exit(_said(error, folder))
+    except OSError as error:  # a folder that cannot be made or written
+        print(os_line(error), file=sys.stderr)
+        sys.exit(2)
 
 
 def _said(error: BaseException, folder: Path | None = None) -> int:

@@ -13,14 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from uedpo.errors import ConfigError, InputError, local_path
-from uedpo.overrides import check_overrides, check_trusted_start
-from uedpo.tool import answer, split
+from uedpo.tool import answer, one_configuration, split
 from uedpo.validate import stop_on
 
 PAIR = ("image", "prompt", "chosen", "rejected")
@@ -49,13 +46,7 @@ def composed(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: naming all problems.
     """
-    check_trusted_start(None)
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
-    stop_on([f"{o.get_key_element()}: one value, no sweep" for o in parsed if o.is_sweep_override()])
-    cfg = check_overrides(overrides)
+    cfg = one_configuration(overrides)
     if not str(cfg.weights.get("_target_")).endswith("UncertaintyProbe"):
         stop_on([f"weights={cfg.weights.get('_target_')}: makes no signals to show; use weights=uncertainty"])
     return cfg

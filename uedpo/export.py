@@ -86,7 +86,8 @@ def export(run: list[str], output: str | None = None, merge: bool = False) -> in
         else:
             _copy(found, source, place)
         write_card(place, kind, found.cfg, found.metrics, found.environment, _adapter(found), parity)
-    if kind == "adapter" and Path(_adapter(found)["base_model_name_or_path"]).is_absolute():
+    # a relative folder looks like a hub id there
+    if kind == "adapter" and found.environment.get("model_sha256"):
         print(
             "adapter_config.json names the base model by a folder of this machine; before you publish it, "
             "set base_model_name_or_path to the model's hub id"

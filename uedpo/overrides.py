@@ -61,7 +61,7 @@ def check_overrides(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: naming all problems.
     """
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    parsed = parse(overrides)
     fixed: list[str] = []
     swept: list[tuple[int, list[str]]] = []
     for override in parsed:
@@ -92,6 +92,25 @@ def check_overrides(overrides: list[str]) -> DictConfig:
             raise
         raise ConfigError(plugin) from None
     return first
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Arguments as Hydra reads them.
+
+    Raises:
+        ConfigError: naming all that it cannot read.
+    """
+    found, problems = [], []
+    for text in overrides:
+        try:
+            found += OverridesParser.create().parse_overrides([text])
+        except HydraException:
+            key, equals, value = text.partition("=")
+            quoted = f"""'{key}="{value.strip(chr(34))}"'"""[:200]
+            remedy = f"quote a value with spaces or signs, as in {quoted}" if equals else "write key=value"
+            problems.append(f"{text[:200]}: cannot be read; {remedy}")
+    stop_on(problems)
+    return found
 
 
 def _prefix(override: Override) -> str:

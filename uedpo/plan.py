@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from uedpo.overrides import check_overrides, check_trusted_start
 from uedpo.planning.devices import device_of
-from uedpo.tool import answer, split
+from uedpo.tool import answer, one_configuration, split
 from uedpo.validate import stop_on
 
 LENGTHS = ("prompt_tokens", "response_tokens", "image_size")
@@ -51,8 +50,7 @@ def main() -> int:
 def _planned(arguments: list[str]) -> str:
     given, overrides = split(arguments, OWN)
     own = checked(given)
-    check_trusted_start(None)
-    return "\n".join(plan(check_overrides(overrides), own))
+    return "\n".join(plan(one_configuration(overrides), own))
 
 
 def checked(given: dict[str, str]) -> Own:

@@ -57,6 +57,23 @@ def launch_problems(trainer: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def gpu_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """Whether this machine has the GPUs that this part of a configuration asks for; empty where it has."""
+    if trainer.get("accelerator") != "gpu":
+        return []
+    import torch
+
+    devices, there = trainer.get("devices") or 1, torch.cuda.device_count()
+    if there >= devices:
+        return []
+    built = torch.version.cuda or torch.version.hip
+    why = "" if built else f"; torch {torch.__version__} is built without CUDA"
+    return [
+        f"trainer.accelerator=gpu, trainer.devices={devices}: torch sees {there} GPUs here{why}; go to a "
+        "machine that has them, or use trainer=cpu"
+    ]
+
+
 def folder_problems(overrides: Sequence[str]) -> list[str]:
     """Ranks that would write to directories of their own, because their clocks name them."""
     given = any(o.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for o in overrides)

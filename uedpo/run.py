@@ -38,7 +38,7 @@ from uedpo.errors import GuardError, InputError, Stopped, plain_line
 from uedpo.lock import held
 from uedpo.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
 from uedpo.progress import late_bar
-from uedpo.ranks import folder_problems, launch_problems, rank, world_size
+from uedpo.ranks import folder_problems, gpu_problems, launch_problems, rank, world_size
 from uedpo.report.runs import objective
 from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.results import (
@@ -102,6 +102,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
 
     from uedpo.tracking import log_end, log_start
 
+    stop_on(gpu_problems(cfg.trainer))
     quiet()
     begin = time.perf_counter()
     code_version()  # now: files may change while this runs
@@ -119,6 +120,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
         print(hint)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     data.report(folder)
+    if cfg.trainer.val_every_n_batches:
+        data.check_ranks(cfg.trainer.devices * cfg.trainer.num_nodes, cfg.trainer.strategy == "fsdp")
     corruption = instantiate(cfg.corruption, seed=cfg.seed)
     io, start = find_start(cfg, data, folder)
     stored = build_reference_cache(cfg, source, processor, data)

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from uedpo import redact
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
-from uedpo.overrides import check_arguments
+from uedpo.overrides import check_arguments, check_overrides, check_trusted_start, parse
 from uedpo.validate import stop_on
 
 
@@ -55,3 +56,15 @@ def split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, str]
     stop_on(problems)
     check_arguments(arguments)
     return own, overrides
+
+
+def one_configuration(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that `overrides` ask for, checked as that of a run.
+
+    Raises:
+        ConfigError: naming all problems; a sweep is one.
+    """
+    check_trusted_start(None)
+    swept = [o for o in parse(overrides) if o.is_sweep_override()]
+    stop_on([f"{o.get_key_element()}: one value, no sweep" for o in swept])
+    return check_overrides(list(overrides))

@@ -119,6 +119,8 @@ def test_bad_input_is_exit_code_2_and_one_message(run, tmp_path, monkeypatch):
         ([*files, "data.path=none.jsonl"], "no such file"),
         ([*files, f"data.path={path}"], "rows.jsonl:2: image 'none.png' is not a file inside"),
         (["model.path=none"], "model.path=none: no usable processor"),
+        (["name=~/x"], "name=~/x: cannot be read; quote a value with spaces or signs, as in 'name="),
+        (["rows.jsonl"], "rows.jsonl: cannot be read; write key=value"),
     ):
         code, _, err = run(*arguments)
         assert code == 2, arguments
@@ -126,6 +128,23 @@ def test_bad_input_is_exit_code_2_and_one_message(run, tmp_path, monkeypatch):
         assert "Traceback" not in err
     rejected = tmp_path / "outputs" / "default" / "rejected.jsonl"
     assert len(rejected.read_text().splitlines()) == 2
+
+
+def test_help_is_help(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "before any weights load" in out
+
+
+def test_what_a_run_refuses_of_the_model_is_refused_here(run, monkeypatch):
+    monkeypatch.setattr("uedpo.model.families.llava.Llava.tiles", True)
+    code, _, err = run("corruption=crop")
+    assert code == 2
+    assert "corruption=Crop: model type 'llava' cuts images into tiles" in err
+    monkeypatch.setattr("uedpo.model.families.llava.Llava.shares_prefixes", False)
+    code, _, err = run()
+    assert code == 2
+    assert "scoring=plain" in err
 
 
 def test_rows_that_would_stop_a_run_are_named(run, tmp_path, monkeypatch):

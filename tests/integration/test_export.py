@@ -230,6 +230,18 @@ def test_what_is_no_finished_run_is_one_line(run, call, spoil, said):
     assert not list(run.glob("export/.*"))
 
 
+def test_base_in_a_relative_folder_is_no_hub_id(run, call):
+    path = run / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "models/tiny"}))
+    cfg = OmegaConf.load(run / "config.yaml")
+    cfg.model.path = "models/tiny"
+    OmegaConf.save(cfg, run / "config.yaml")
+    code, out, _ = call(run)
+    assert code == 0
+    assert "set base_model_name_or_path to the model's hub id" in out
+    assert ModelCard((run / "export" / "adapter" / "README.md").read_text()).data.base_model is None
+
+
 def test_arguments_that_are_none_are_one_line(run, call):
     assert "give one directory of a run" in call(run, "merg=true")[2]
     assert "merge='perhaps'" in call(run, "merge=perhaps")[2]

@@ -93,3 +93,9 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
     with pytest.raises(InputError, match="feature_cache: qwen3_vl"):
         Scorer("prefix_shared", str(tmp_path)).check(config, "sdpa")
     assert "feature_cache: scoring=plain" in problems("scoring=plain", "feature_cache=x")
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "there").touch()
+    with pytest.raises(InputError, match=r"feature_cache: .*there: File exists; name another folder"):
+        Scorer("prefix_shared", str(tmp_path / "there"))

@@ -191,6 +191,28 @@ def test_unknown_and_ambiguous_columns_name_what_was_seen_and_what_is_known(tmp_
     is_the_pair(pairs_of(write_json(tmp_path / "a.jsonl", [both]), "simple")[0])
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", r"no rows; give a file"),
+        (b"\n \n", r"no rows; give a file"),
+        (
+            b"image,prompt,chosen,rejected\na.png,x,y,z\n",
+            r":1: row is not JSON .*none of 2 lines.*so write it",
+        ),
+        ('{"prompt": "où"}\n'.encode("latin-1"), r":1: row is not UTF-8 at byte 13"),
+        ('{"prompt": "x"}\n'.encode("utf-16"), r":1: row is not UTF-8"),
+        (b'{"data": []}', r"in no format known here; columns: data"),
+    ],
+)
+def test_a_file_that_holds_no_row_says_what_it_is(tmp_path, data, said):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=said) as caught:
+        file_data(None, str(file))
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_columns_that_are_not_read_are_named(tmp_path):
     pairs = pairs_of(write_json(tmp_path / "a.jsonl", [SAME["sharegpt"][0] | {"imgs": 1, "note": "x"}]))
     assert "(format sharegpt, detected; columns not read: imgs, note)" in pairs.ledger.summary()

@@ -49,7 +49,10 @@ def code(source, decode=False):
         (b"<!DOCTYPE html><html></html>", "an HTML page"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (b"%PDF-1.7", "a PDF"),
+        (b"%PDF-1.7", "a PDF, not a picture"),
+        (b"\xff\xd8\xff\xe0 cut", "a JPEG that is damaged or cut short"),
+        (encoded(noise(), "BMP"), "a BMP picture; use JPEG"),
+        (b"\0\0\0\x18ftypheic", "a HEIC or AVIF picture"),
     ],
 )
 def test_what_is_no_picture_is_named(data, kind):

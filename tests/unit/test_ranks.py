@@ -1,14 +1,17 @@
 """Which rank a process is, as Lightning sees it, and what several ranks are refused."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 import uedpo.run
 from tests.config.test_validate import composed, problems
+from uedpo.data.datamodule import PairDataModule
+from uedpo.errors import InputError
 from uedpo.overrides import check_overrides
-from uedpo.ranks import folder_problems, launch_problems, launched, rank, world_size
+from uedpo.ranks import folder_problems, gpu_problems, launch_problems, launched, rank, world_size
 from uedpo.validate import ConfigError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "GROUP_RANK": "1"}
@@ -68,6 +71,27 @@ def test_as_many_processes_as_the_configuration_has_devices(env):
     env()
     assert launch_problems({"devices": 4, "num_nodes": 1}) == []
     assert "start the run with torchrun or srun" in launch_problems({"devices": 4, "num_nodes": 2})[0]
+
+
+def test_gpus_that_are_not_there_are_named_before_anything_loads(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert gpu_problems({"accelerator": "gpu", "devices": 1}) == gpu_problems({"accelerator": "cpu"}) == []
+    (line,) = gpu_problems({"accelerator": "gpu", "devices": 4})
+    assert "trainer.devices=4: torch sees 1 GPUs here" in line
+    assert "trainer=cpu" in line
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ranks", "sharded", "fits"),
+    [(1, 1, False, True), (1, 2, False, False), (3, 2, False, True), (3, 2, True, False), (4, 2, True, True)],
+)
+def test_every_rank_needs_validation_pairs(pairs, ranks, sharded, fits):
+    data = SimpleNamespace(val=[None] * pairs)
+    if fits:
+        PairDataModule.check_ranks(data, ranks, sharded)
+        return
+    with pytest.raises(InputError, match=f"{pairs} validation pairs for {ranks} ranks"):
+        PairDataModule.check_ranks(data, ranks, sharded)
 
 
 def test_ranks_need_one_named_directory(env):

@@ -170,16 +170,22 @@ class PairDataModule(pl.LightningDataModule):
         """Hash of training and validation rows."""
         return digest([fingerprint(self.train), fingerprint(self.val)])
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sharded = trainer is not None and trainer.lightning_module.device_mesh is not None
-        if len(self.val) < world or (sharded and len(self.val) % world):
+    def check_ranks(self, ranks: int, sharded: bool) -> None:
+        """Whether so many ranks can share the validation pairs.
+
+        Raises:
+            InputError: a rank would have none, or, with sharded weights, fewer batches than another.
+        """
+        if len(self.val) < ranks or (sharded and len(self.val) % ranks):
             raise InputError(
-                f"{len(self.val)} validation pairs for {world} ranks: the others would wait for a rank that "
+                f"{len(self.val)} validation pairs for {ranks} ranks: the others would wait for a rank that "
                 f"has fewer; use {'a multiple of that' if sharded else 'more'}, or "
                 "trainer.val_every_n_batches=0"
             )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return self.rows_dataloader(self.val, range(rank, len(self.val), world))
 
     def rows_dataloader(self, pairs: Sequence[PreferencePair], rows: Sequence[int]) -> DataLoader[Any]:

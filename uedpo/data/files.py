@@ -53,7 +53,7 @@ class FilePairs(CheckedPairs):
     ) -> None:
         super().__init__(rows.name, max_bad_fraction)
         self.source = rows
-        name = format if format != "auto" else detect(_first(rows), rows.name)
+        name = format if format != "auto" else known_format(rows)
         self.to_pair, read, _ = FORMATS[name]
         unread = dict.fromkeys(str(key) for row in _first(rows) for key in row if key not in read)
         self.ledger.format = f"format {name}{', detected' if format == 'auto' else ''}" + (
@@ -129,6 +129,24 @@ def _first(rows: Rows) -> list[Mapping[str, Any]]:
     return list(itertools.islice((row for row in there if not isinstance(row, RowProblem)), FIRST))
 
 
+def known_format(rows: Rows) -> str:
+    """Name of the format that the first rows are in.
+
+    Raises:
+        InputError: see `detect`; or nothing in the file is a row.
+    """
+    first = _first(rows)
+    if first:
+        return detect(first, rows.name)
+    if not len(rows):
+        raise InputError(f"{rows.name}: no rows; give a file with preference pairs")
+    number, problem = rows[0]
+    raise InputError(
+        f"{rows.name}:{number}: {problem}; none of {len(rows)} lines is a row: data=files reads JSON, JSON "
+        "lines and parquet in UTF-8, so write it as one of them"
+    )
+
+
 def places_of(rows: Rows, part: Literal["train", "val"], val_share: float) -> range:
     """The first rows for training, the last `val_share` of them, at least one, for validation."""
     cut = len(rows) - max(1, round(val_share * len(rows)))
@@ -172,6 +190,8 @@ def file_data(
     """
     rows = read_rows(path, revision)
     if val_path is None and len(rows) == 1:
+        if format == "auto":
+            known_format(rows)  # a file that is one object, but no row, is told so
         raise InputError(
             f"{rows.name}: one row cannot be for training and validation both; set data.val_path"
         )

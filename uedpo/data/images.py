@@ -33,6 +33,11 @@ _KINDS = {
     b"version https://git-lfs": "a Git LFS pointer (fetch the files with git lfs pull)",
     b"<?xml": "an XML file", b"pk\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file", b"{": "a JSON file",
 }  # fmt: skip
+_DAMAGED = {
+    magic: f"a {name} that is damaged or cut short"
+    for magic, name in ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF8", "GIF"), (b"RIFF", "WEBP"))
+}
+_OTHER_PICTURES = {b"II*\0": "a TIFF picture", b"MM\0*": "a TIFF picture", b"BM": "a BMP picture"}
 
 
 def find_image(root: Path, value: object) -> Path:
@@ -111,7 +116,7 @@ def _opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
             reason = f" ({_line(error)})" if isinstance(error, Image.DecompressionBombError) else ""
             code = "IMAGE_TOO_LARGE" if reason else "IMAGE_UNREADABLE"
             raise RowProblem(
-                "image", code, f"{_name(source)}is {kind}, not a picture{reason}; use {', '.join(FORMATS)}"
+                "image", code, f"{_name(source)}is {kind}{reason}; use {', '.join(FORMATS)}"
             ) from None
         try:
             _check_size(*image.size)
@@ -202,11 +207,16 @@ def _ends_well(file: BinaryIO, format: str | None) -> bool:
 
 
 def _kind(head: bytes) -> str:
+    for magic, kind in (_DAMAGED | _OTHER_PICTURES).items():
+        if head.startswith(magic):
+            return kind
+    if head[4:8] == b"ftyp":
+        return "a HEIC or AVIF picture, or a film"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for magic, kind in _KINDS.items():
         if start.startswith(magic):
-            return kind
-    return f"a file that starts with {head[:8].hex()}"
+            return f"{kind}, not a picture"
+    return f"a file that starts with {head[:8].hex()}, not a picture"
 
 
 def _name(source: Path | bytes) -> str:

@@ -12,6 +12,7 @@ from uedpo.data.fields import kind
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import numbered_lines, open_regular, parse_line
 from uedpo.errors import InputError, local_path
+from uedpo.progress import interactive
 
 MAX_JSON = 2**31  # bytes of a .json file, which is read whole
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -48,11 +49,14 @@ class TableRows:
     def __init__(self, name: str, folder: Path, files: Sequence[Path]) -> None:
         self.name, self.folder = name, folder
         try:
-            from datasets import load_dataset  # a heavy import that the micro-world does not need
+            # a heavy import that the micro-world does not need
+            from datasets import disable_progress_bars, load_dataset
         except ImportError:
             raise InputError(f"{name}: parquet needs the extra data: pip install 'uedpo[data]'") from None
         if not files:
             raise InputError(f"{name}: no parquet file; give a hub id or a folder that holds one")
+        if not interactive():
+            disable_progress_bars()
         try:
             table = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
         except Exception as error:  # whatever arrow, fsspec and datasets raise on a file that is no table

@@ -10,12 +10,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from uedpo.data.collate import PairCollator
+from uedpo.data.rejects import TooManyRejected
 from uedpo.errors import InputError, plain_line
+from uedpo.model.families import family_of
 from uedpo.planning.lengths import Sample, first, made_up, sample_of_rows
 from uedpo.planning.shadow import StoredReference
 from uedpo.planning.step import Counted, count_step
+from uedpo.weights.corruption import check_corruption
 
 FILES = "plan needs the config and processor files, no weights: give a folder with them as model.path=DIR"
+LISTED = "written by python -m uedpo.check, not by plan"
 NO_DATA = "where the data cannot be read, give prompt_tokens=, response_tokens= and image_size="
 
 
@@ -98,6 +102,7 @@ def setting_of(
     except InputError as error:
         raise InputError(f"{error}; {FILES}") from None
     source.check(processor, config)
+    check_corruption(instantiate(cfg.corruption, seed=cfg.seed), config.model_type, family_of(config))
     if prompt_tokens is not None and response_tokens is not None:
         limit = min(cfg.data.max_response_tokens, response_tokens)
         collate = PairCollator(processor, limit)
@@ -107,5 +112,7 @@ def setting_of(
         data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     except (InputError, OSError, InstantiationException) as error:
         cause = (error.__cause__ if isinstance(error, InstantiationException) else None) or error
+        if isinstance(cause, TooManyRejected):
+            raise InputError(f"{plain_line(cause)}\n  ({LISTED})") from None
         raise InputError(f"{plain_line(cause)}; {NO_DATA}") from None
     return Setting(cfg, config, data.collate, sample_of_rows(data.train, rows, data.collate, config))

@@ -15,14 +15,16 @@ class Device(NamedTuple):
     fp32: float | None
 
 
-# Vendors' data sheets, dense (without sparsity), fp32 outside of tensor cores: NVIDIA H100 SXM, A100 (40 and
-# 80 GB SXM), GeForce RTX 4090 (Ada architecture whitepaper, bf16 with fp32 accumulation). GB as sold, of 2^30
-# bytes, turned into 10^9. A CPU's depend on the machine: give them.
+# Speed: dense (half of what data sheets give with sparsity), fp32 outside of tensor cores. From NVIDIA's H100
+# Tensor Core GPU data sheet (SXM), A100 Tensor Core GPU data sheet (SXM) and Ada GPU Architecture whitepaper,
+# appendix A (GeForce RTX 4090, bf16 with fp32 accumulation).
+# Memory: not what is sold (80, 40, 24 GiB) but what CUDA lets a program have in all, as torch's out-of-memory
+# messages on these devices say: 79.1, 79.2, 39.5, 23.6 GiB. A CPU's depend on the machine: give them.
 DEVICES = {
-    "h100": Device(85.9, 989.0, 67.0),
-    "a100_80": Device(85.9, 312.0, 19.5),
-    "a100_40": Device(42.9, 312.0, 19.5),
-    "rtx4090": Device(25.8, 165.0, 82.6),
+    "h100": Device(84.9, 989.0, 67.0),
+    "a100_80": Device(85.0, 312.0, 19.5),
+    "a100_40": Device(42.4, 312.0, 19.5),
+    "rtx4090": Device(25.4, 165.0, 82.6),
     "cpu": Device(None, None, None),
 }
 

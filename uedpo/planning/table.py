@@ -10,6 +10,7 @@ NOT_COUNTED = (
     "not counted: what kernels allocate for themselves, the allocator's fragments, the CUDA context, NCCL's\n"
     "  buffers; leave a tenth free (a rule of thumb, not measured on a GPU)"
 )
+ON_CPU = "trainer.accelerator=cpu, so precision, clipping and optimiser are those of a run on a CPU"
 
 
 def size(num_bytes: float) -> str:
@@ -28,8 +29,10 @@ def head_lines(setting: Setting, name: str, device: Device) -> list[str]:
     cfg, trainer = setting.cfg, setting.cfg.trainer
     trained = "whole language model" if cfg.model.lora is None else f"LoRA r={cfg.model.lora.r}"
     probe = str(cfg.weights.get("_target_", "no token weights")).rsplit(".", 1)[-1]
+    warned = name != "cpu" and not setting.gpu
     memory = "memory not given" if device.gb is None else f"{device.gb:g} GB"
     return [
+        *([f"WARNING: {ON_CPU}; add trainer=gpu for a run on {name}"] if warned else []),
         f"model: {cfg.model.path} ({setting.config.model_type}, {cfg.model.dtype}, {trained}, gradient "
         f"checkpointing {'on' if cfg.model.gradient_checkpointing else 'off'}); scoring={cfg.scoring}; "
         f"loss {cfg.loss._target_.rsplit('.', 1)[-1]}, {probe}",

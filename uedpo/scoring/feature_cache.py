@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from uedpo.atomic import replace
+from uedpo.errors import local_path, os_line
 from uedpo.model.families import family_of
 from uedpo.scoring.placeholders import image_of
 from uedpo.types import InputError, PairBatch
@@ -34,8 +35,11 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = local_path(str(folder))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"feature_cache: {os_line(error)}; name another folder") from None
         self._tower = ""
         self._told = False
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from uedpo import preemption
 from uedpo.atomic import replace
-from uedpo.errors import os_line
+from uedpo.errors import local_path, os_line
 from uedpo.lock import held
 from uedpo.progress import late_bar
 from uedpo.scoring.reference_key import Content, Contents, key_of_row, token_hashes, undecoded
@@ -59,7 +59,7 @@ class ReferenceCache:
     def __init__(
         self, folder: str | Path, setting: Mapping[str, str], data: Any, *, validates: bool, bars: bool = True
     ) -> None:
-        self.folder, self.setting, self.data, self.bars = Path(folder), dict(setting), data, bars
+        self.folder, self.setting, self.data, self.bars = local_path(str(folder)), dict(setting), data, bars
         self.parts: dict[str, Sequence[PreferencePair]] = {"train": data.train}
         if validates:
             self.parts["val"] = data.val
