@@ -177,7 +177,11 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     if not path.is_file():
         return rows
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a file of results, which are JSON lines; name another") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             row = _checked(f"{path}:{number}", line)
             rows.setdefault(row["key"], row)
@@ -196,7 +200,8 @@ def _checked(where: str, line: str) -> dict[str, Any]:
             unpack(packed)
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         problem = str(error).splitlines()[0]
-        raise InputError(f"{where}: not a row of results ({problem}); remove the line") from None
+        remedy = "name a file that results= wrote, or remove the line"
+        raise InputError(f"{where}: not a row of results ({problem}); {remedy}") from None
     return dict(row)
 
 
