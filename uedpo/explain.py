@@ -62,6 +62,8 @@ def split(arguments: Sequence[str], keys: Sequence[str] = OWN) -> tuple[dict[str
         if key in keys and equals:
             if key in own:
                 problems.append(f"{key}: given twice; keep one")
+            if not value.strip() and key not in PAIR[1:]:  # texts are judged as those of a row
+                problems.append(f"{key}: is empty; give a value, or leave it out")
             own[key] = value
         elif argument.startswith("-") or (not equals and not argument.startswith("~")):
             problems.append(f"{argument}: write key=value")
@@ -112,6 +114,8 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
 
     quiet()
     output = local_path(own.get("output", "explain.html"))
+    if output.is_dir():
+        raise InputError(f"output={output}: is a folder; name a file in it")
     if not output.parent.is_dir():
         raise InputError(f"output={output}: no such folder as {output.parent}; make it, or name another")
     if cfg.threads:

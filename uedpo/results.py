@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -161,6 +162,22 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
             raise OSError(f"{path}: no room for a whole row; remove its last line")
     finally:
         os.close(file)
+
+
+def check_appendable(path: Path) -> None:
+    """Whether `append_row` will be able to write, asked before a run has trained for its row.
+
+    Raises:
+        InputError: it will not.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"results={path}: cannot be written ({error.strerror}); name another file") from None
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

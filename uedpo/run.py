@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -41,6 +42,7 @@ from uedpo.results import (
     OWN_ROWS,
     append_row,
     base_config,
+    check_appendable,
     code_version,
     key_of,
     make_row,
@@ -73,12 +75,13 @@ def use_stored(cfg: DictConfig, folder: Path) -> str | None:
     """Write what the results file has of this trial to `folder`, and say so; None where it has nothing.
 
     Raises:
-        InputError: a broken line, or a run without an evaluation, which has nothing to store.
+        InputError: a file that cannot be written, a broken line, or a run without an evaluation.
     """
     if not cfg.get("results"):
         return None
     if "_target_" not in cfg.evaluation:
         raise InputError(f"results={cfg.results}: evaluation=none measures nothing to store; choose another")
+    check_appendable(Path(cfg.results))
     rows = read_rows(Path(cfg.results))
     row, base = rows.get(key_of(trial_config(cfg))), rows.get(key_of(base_config(cfg)))
     if row is None:
@@ -294,6 +297,9 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    # without a network the hub's client tells each of its retries for every file of a model: dozens of lines
+    told = itertools.count()
+    logging.getLogger("huggingface_hub.utils._http").addFilter(lambda record: next(told) < 1)
     for message in (
         "does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec",
         "gradient_checkpointing_enable",
