@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import os
 import warnings
@@ -97,6 +98,9 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    # without a network the hub's client tells each of its retries for every file of a model: dozens of lines
+    told = itertools.count()
+    logging.getLogger("huggingface_hub.utils._http").addFilter(lambda record: next(told) < 1)
     for message in (
         "does not have many workers", "is_gradient_checkpointing", "not resumable", "LeafSpec",
         "gradient_checkpointing_enable",

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from uedpo.errors import InputError
+from uedpo.errors import InputError, os_line, plain_line
 from uedpo.report.page import SPLITS
 from uedpo.report.paired import differences, differences_table, forest_plot
 from uedpo.report.plots import write_plots
@@ -49,6 +49,11 @@ def compare(
     Raises:
         InputError: no runs, runs that do not compare, or a reference that is not there.
     """
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: no such folder as {out.parent}; make it, or name another")
+    unequal = [condition for condition in where if "=" not in condition]
+    if unequal:
+        raise InputError(f"--where {unequal[0]}: write KEY=VALUE, as method=DPO or weights.alpha=0.3")
     found = [run for path in paths for run in runs_of(path)]
     known = {key_of(run.config): run for run in reversed(found)}  # of two the first
     runs = [run for run in reversed(known.values()) if _chosen(run, where)]
@@ -57,6 +62,11 @@ def compare(
         condition = f" with {' and '.join(where)}" if where else ""
         raise InputError(f"{', '.join(map(str, paths))}: no trained run{condition}")
     by = parameters(trained) if by is None else by
+    unknown = [key for key in by if not any(value(run, key) for run in trained)]
+    if unknown:
+        raise InputError(
+            f"--by {unknown[0]}: no run has this key; give method, or keys of config.yaml as weights.alpha"
+        )
     groups = settings(trained, by)
     chosen = choose_metric(trained, metric, mode, split)
     names = columns(trained, chosen, split)
@@ -131,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     first: Path = options.paths[0]
     out = options.out or (first / "comparison" if first.is_dir() else first.with_suffix(""))
-    by = options.by.split(",") if options.by else None
+    by = [key for key in options.by.split(",") if key] if options.by else None
     try:
         print(
             compare(
@@ -140,7 +150,10 @@ def main() -> None:
             )
         )  # fmt: skip
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(plain_line(error), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(os_line(error), file=sys.stderr)
         sys.exit(2)
 
 

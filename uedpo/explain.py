@@ -31,6 +31,8 @@ def main() -> int:
 
 def _explained(arguments: list[str]) -> str:
     own, overrides = split(arguments, OWN)
+    paths = [key for key in own if key not in PAIR[1:]]  # texts are judged as those of a row
+    stop_on([f"{key}: is empty; give a value, or leave it out" for key in paths if not own[key].strip()])
     given = [key for key in PAIR if key in own]
     if given and len(given) < len(PAIR):
         missing = ", ".join(key for key in PAIR if key not in own)
@@ -68,6 +70,8 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
 
     quiet()
     output = local_path(own.get("output", "explain.html"))
+    if output.is_dir():
+        raise InputError(f"output={output}: is a folder; name a file in it")
     if not output.parent.is_dir():
         raise InputError(f"output={output}: no such folder as {output.parent}; make it, or name another")
     if cfg.threads:

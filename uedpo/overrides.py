@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import os
 import sys
@@ -13,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +23,8 @@ from uedpo.redact import looks_secret
 from uedpo.sweep.plan import missing_plugin
 from uedpo.trust import trust_problems
 from uedpo.validate import stop_on, validate
+
+PATHS = ("hydra.run.dir", "hydra.sweep.dir", "results", "feature_cache", "reference_cache")
 
 
 def conf_folder() -> Path:
@@ -46,14 +50,19 @@ def check_command_line(arguments: Any) -> DictConfig:
     check_arguments(sys.argv[1:])
     check_trusted_start(arguments.experimental_rerun)
     own = (arguments.config_path, arguments.config_name, arguments.config_dir)
-    return check_own_config(arguments.overrides, *own) if any(own) else check_overrides(arguments.overrides)
+    if any(own):
+        return check_own_config(arguments.overrides, *own)
+    return check_overrides(arguments.overrides, bool(arguments.multirun))
 
 
-def check_overrides(overrides: list[str]) -> DictConfig:
+def check_overrides(overrides: list[str], multirun: bool = True) -> DictConfig:
     """Validate what the command line asks for, each combination of a sweep too, before Hydra's own checks.
 
     Hydra stops at the first unknown key; here keys are added by force, so that `validate` names
     all of them with the nearest one.
+
+    Args:
+        multirun: whether the command line may ask for several values: it has -m.
 
     Returns:
         The configuration, of a sweep that of its first trial.
@@ -62,6 +71,7 @@ def check_overrides(overrides: list[str]) -> DictConfig:
         ConfigError: naming all problems.
     """
     parsed = parse(overrides)
+    stop_on([f"{o.get_key_element()}: is empty; give a path, or leave it out" for o in parsed if _no_path(o)])
     fixed: list[str] = []
     swept: list[tuple[int, list[str]]] = []
     for override in parsed:
@@ -76,6 +86,9 @@ def check_overrides(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             named = {override.key_or_group for override in parsed}
             whole = compose("config", fixed, return_hydra_config=True)
+            if swept and not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+                line = parsed[swept[0][0]].input_line
+                stop_on([f"{line}: several values are a sweep; add -m, or give a list as KEY=[VALUE,VALUE]"])
             own = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
             for override in OverridesParser.create().parse_overrides(own):  # the experiment's own sweep
                 if override.key_or_group not in named:
@@ -87,10 +100,10 @@ def check_overrides(overrides: list[str]) -> DictConfig:
             else:
                 validate(first)
     except MissingConfigException as error:
-        plugin = missing_plugin(error.missing_cfg_file)
-        if plugin is None:
+        problem = missing_plugin(error.missing_cfg_file) or _no_choice(error)
+        if problem is None:
             raise
-        raise ConfigError(plugin) from None
+        raise ConfigError(problem) from None
     return first
 
 
@@ -111,6 +124,22 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             problems.append(f"{text[:200]}: cannot be read; {remedy}")
     stop_on(problems)
     return found
+
+
+def _no_path(override: Override) -> bool:
+    """Whether it leaves a path empty, as of a shell variable without a value: all would go to this folder."""
+    return override.key_or_group in PATHS and override.value() == ""
+
+
+def _no_choice(error: MissingConfigException) -> str | None:
+    """One line for a group of conf/ that has no such file."""
+    group, _, name = (error.missing_cfg_file or "").removesuffix(".yaml").rpartition("/")
+    options = error.options or [path.stem for path in sorted((conf_folder() / group).glob("*.yaml"))]
+    if not group or not options:
+        return None
+    close = difflib.get_close_matches(name, options, 1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{group}={name}: no such choice; {hint}there are {', '.join(options)}"
 
 
 def _prefix(override: Override) -> str:
@@ -161,8 +190,8 @@ def _check_grid(fixed: list[str], swept: list[tuple[int, list[str]]], overrides:
                 _validate_with(cfg, values, overrides)
             except ConfigError as error:
                 pairs = [line.lstrip("+").partition("=")[::2] for line in [*chosen, *values]]
-                named = " ".join(f"{k}={'...' if looks_secret(k, v) else v}" for k, v in pairs)
-                raise ConfigError(f"{error}\n  in the trial {named}") from None
+                trial = " ".join(f"{k}={'...' if looks_secret(k, v) else v}" for k, v in pairs)
+                raise ConfigError(f"{error}\n  in the trial {trial}" if trial else str(error)) from None
 
 
 def _validate_with(cfg: DictConfig, values: Sequence[str], overrides: Sequence[str]) -> None:

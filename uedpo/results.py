@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -162,6 +163,22 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         os.close(file)
 
 
+def check_appendable(path: Path) -> None:
+    """Whether `append_row` will be able to write, asked before a run has trained for its row.
+
+    Raises:
+        InputError: it will not.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"results={path}: cannot be written ({error.strerror}); name another file") from None
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Replace a file of results by one with `rows`."""
     replace(path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in rows).encode()))
@@ -176,7 +193,11 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     if not path.is_file():
         return rows
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a file of results, which are JSON lines; name another") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             row = _checked(f"{path}:{number}", line)
             rows.setdefault(row["key"], row)
@@ -195,7 +216,8 @@ def _checked(where: str, line: str) -> dict[str, Any]:
             unpack(packed)
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         problem = str(error).splitlines()[0]
-        raise InputError(f"{where}: not a row of results ({problem}); remove the line") from None
+        remedy = "name a file that results= wrote, or remove the line"
+        raise InputError(f"{where}: not a row of results ({problem}); {remedy}") from None
     return dict(row)
 
 

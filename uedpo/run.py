@@ -45,6 +45,7 @@ from uedpo.results import (
     OWN_ROWS,
     append_row,
     base_config,
+    check_appendable,
     code_version,
     key_of,
     make_row,
@@ -77,12 +78,13 @@ def use_stored(cfg: DictConfig, folder: Path) -> str | None:
     """Write what the results file has of this trial to `folder`, and say so; None where it has nothing.
 
     Raises:
-        InputError: a broken line, or a run without an evaluation, which has nothing to store.
+        InputError: a file that cannot be written, a broken line, or a run without an evaluation.
     """
     if not cfg.get("results"):
         return None
     if "_target_" not in cfg.evaluation:
         raise InputError(f"results={cfg.results}: evaluation=none measures nothing to store; choose another")
+    check_appendable(Path(cfg.results))
     rows = read_rows(Path(cfg.results))
     row, base = rows.get(key_of(trial_config(cfg))), rows.get(key_of(base_config(cfg)))
     if row is None:

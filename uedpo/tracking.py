@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -104,7 +104,9 @@ def unreachable() -> str | None:
 
     if os.environ.get("WANDB_MODE", "online") != "online":
         return f"WANDB_MODE={os.environ['WANDB_MODE']}"
-    if not wandb.api.api_key:
+    with redirect_stderr(io.StringIO()):  # 0.31 warns of wandb.api; what it names instead prints and saves
+        key = wandb.api.api_key
+    if not key:
         return "there is no API key (run `wandb login`, or set WANDB_API_KEY)"
     address = urlsplit(wandb.setup().settings.base_url)
     port = address.port or (80 if address.scheme == "http" else 443)

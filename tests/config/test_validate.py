@@ -240,3 +240,22 @@ def test_scoring_that_cannot_work_is_refused():
     text = problems("model.attn_implementation=eager")
     assert "scoring=prefix_shared brings its own attention; use sdpa, or scoring=plain" in text
     validate(composed("scoring=plain", "model.attn_implementation=eager"))
+
+
+def test_several_values_without_multirun_are_one_line():
+    with pytest.raises(ConfigError, match=r"weights\.alpha=0,0\.3: several values are a sweep; add -m"):
+        check_overrides(["seed=1", "weights.alpha=0,0.3"], multirun=False)
+    check_overrides(["+experiment=ablation_k", "corruption.k=100,300"], multirun=False)
+
+
+def test_empty_paths_are_refused_before_they_mean_this_folder():
+    text = problems("hydra.sweep.dir=", "results=''", "seed=0,1")
+    assert "hydra.sweep.dir: is empty; give a path, or leave it out" in text
+    assert "results: is empty" in text
+
+
+def test_a_choice_that_is_not_there_is_one_line_with_the_nearest():
+    text = problems("+method=tpoo")
+    assert "method=tpoo: no such choice; did you mean tpo? there are constant, da_dpo, dpo" in text
+    assert "\n" not in text.rstrip()
+    assert "logger=nope: no such choice; there are csv, tensorboard, wandb" in problems("logger=[wandb,nope]")

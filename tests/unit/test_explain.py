@@ -118,3 +118,12 @@ def test_terminal_has_colours_where_there_are_some():
 def test_sweeps_are_refused_by_name():
     with pytest.raises(ConfigError, match="seed: one value, no sweep"):
         explain.composed(["seed=1,2"])
+
+
+def test_empty_values_and_a_folder_as_output_are_refused_at_once(tmp_path, monkeypatch, capsys):
+    code, _, said = run(monkeypatch, capsys, "output=", "adapter=")
+    assert code == 2
+    assert "output: is empty" in said
+    assert "adapter: is empty" in said
+    code, _, said = run(monkeypatch, capsys, f"output={tmp_path}")
+    assert (code, said) == (2, f"output={tmp_path}: is a folder; name a file in it\n")

@@ -13,6 +13,7 @@ from uedpo.results import (
     BASE,
     append_row,
     base_config,
+    check_appendable,
     differing,
     key_of,
     make_row,
@@ -245,3 +246,12 @@ def test_only_changes_of_package_or_configs_make_a_version_dirty(tmp_path, monke
     assert version() == clean
     (tmp_path / "conf/config.yaml").write_text("two\n")
     assert version() == f"{clean}-dirty"
+
+
+def test_a_results_file_that_cannot_be_written_is_named_before_training(tmp_path):
+    check_appendable(tmp_path / "deep" / "new.jsonl")
+    assert list((tmp_path / "deep").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "x.jsonl"):
+        with pytest.raises(InputError, match=rf"results={path}: cannot be written .*name another file"):
+            check_appendable(path)

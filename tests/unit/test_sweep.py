@@ -156,6 +156,45 @@ def test_a_broken_run_is_named(tmp_path):
         runs_of(tmp_path)
 
 
+def test_compare_names_files_and_options_that_cannot_be_used(tmp_path):
+    run_folder(tmp_path / "a" / "0")
+    out = tmp_path / "out"
+    for options, said in (
+        ({"out": tmp_path / "no" / "out"}, r"--out .*: no such folder"),
+        ({"out": out, "by": ["nonsense"]}, r"--by nonsense: no run has this key"),
+        ({"out": out, "where": ["method"]}, r"--where method: write KEY=VALUE"),
+    ):
+        with pytest.raises(InputError, match=said):
+            compare([tmp_path / "a"], **options)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"picture\.png: not a file of results"):
+        compare([tmp_path / "picture.png"], out)
+    (tmp_path / "a" / "0" / "metrics.csv").write_text("step,val/loss\n1,abc\n")
+    with pytest.raises(InputError, match=r"/0: not a whole run \(.*abc.*\); remove it"):
+        compare([tmp_path / "a"], out)
+
+
+def test_the_untrained_model_and_a_single_setting_are_told_apart(tmp_path):
+    run_folder(tmp_path / "a" / "0")
+    text = compare([tmp_path / "a"], tmp_path / "out")
+    assert "| base model | 1 | 12.5 |" in text
+    assert "| UE-DPO | 1 | 12.5 |" in text
+
+
+def test_a_setting_without_a_finite_score_is_shown_and_never_the_best(tmp_path):
+    for n, loss in enumerate((float("nan"), 0.4)):
+        for seed in (0, 1):
+            run_folder(
+                tmp_path / f"{n}{seed}", seed, evaluated=False, loss=loss, optim__lr=n, weights__alpha=n
+            )
+    text = compare([tmp_path], tmp_path / "out")
+    assert "| 0 | 0 | 2 | nan |" in text
+    assert "Best setting by val/loss (lower is better): optim.lr=1 weights.alpha=1, 0.4 ± 0." in text
+    for path in tmp_path.glob("1*/metrics.csv"):
+        path.write_text("step,val/loss\n1,nan\n")
+    assert "No setting has a finite val/loss." in compare([tmp_path], tmp_path / "out")
+
+
 def test_the_command_to_run_again_leaves_out_where_and_quotes(tmp_path):
     overrides = ["+experiment=x", "results=r.jsonl", "hydra.sweep.dir=d", "hydra/launcher=joblib", "a=[1,2]"]
     run = run_folder(tmp_path / "0", overrides=overrides)

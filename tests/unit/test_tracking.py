@@ -1,5 +1,9 @@
 """W&B options, and text of models in its tables."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.unit.test_report import HOSTILE
@@ -33,6 +37,15 @@ def test_a_run_directory_keeps_its_run(tmp_path):
 def test_unreachable_names_what_is_missing(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert tracking.unreachable() == "WANDB_MODE=offline"
+
+
+def test_looking_for_a_key_prints_nothing(tmp_path):
+    code = "from uedpo import tracking; print(tracking.unreachable())"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    environment["NETRC"] = str(tmp_path / "netrc")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "there is no API key" in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -9,7 +9,7 @@ from typing import Any
 
 from uedpo.metrics import mean_interval
 from uedpo.report.runs import Metric, number, per_cent, title
-from uedpo.report.summary import Settings, scores, short
+from uedpo.report.summary import Settings, finite_means, scores, short
 from uedpo.results import BASE
 
 MAX_LINES = 4  # values of a second parameter that a curve can show as lines
@@ -27,7 +27,7 @@ def write_plots(
     if len(by) <= 1 or (len(by) == 2 and min(lines) <= MAX_LINES and 2 * len(groups) >= math.prod(lines)):
         written.append(out.with_name(f"{out.name}.png"))
         curve(groups, by, panels(metric, names), base, written[-1])
-    if len(by) > 1:
+    if len(by) > 1 and finite_means(groups, metric.name):
         written.append(out.with_name(f"{out.name}_parallel.png"))
         parallel(groups, by, metric, written[-1])
     return written
@@ -85,7 +85,7 @@ def parallel(groups: Settings, by: Sequence[str], metric: Metric, path: Path) ->
     plt = _pyplot()
     from matplotlib.colors import Normalize
 
-    means = {name: mean_interval(found)[0] for name, g in groups.items() if (found := scores(g, metric.name))}
+    means = {name: mean for name, (mean, _) in finite_means(groups, metric.name).items()}
     low, high = min(means.values()), max(means.values())
     span = (high - low) or 1.0
     heights = []

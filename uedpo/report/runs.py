@@ -71,9 +71,10 @@ def read_run(folder: Path, overrides: list[str] | None = None) -> Run | None:
         row = read_rows(folder / OWN_ROWS).get(key_of(config))
         if overrides is None and (folder / ".hydra" / "overrides.yaml").is_file():
             overrides = list(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))  # type: ignore[arg-type]
+        values = _last(folder / "metrics.csv") | after
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         raise InputError(f"{folder}: not a whole run ({str(error).splitlines()[0]}); remove it") from None
-    return Run(str(folder), config, _last(folder / "metrics.csv") | after, base, overrides, row)
+    return Run(str(folder), config, values, base, overrides, row)
 
 
 def runs_of(path: Path) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from uedpo.results import BASE, differing, flat, moves_results, value_of
 
 HEADLINES = ("chair_i", "chair_s", "coverage", "small_coverage", "attribute_accuracy", "pope_accuracy")
 TRAINED = ("val/loss", "val/margin", "val/accuracy", "train/loss")  # shown where nothing was evaluated
+MOST = 6  # keys that a message names
 PRESETS = ("method", "tuned")  # groups of conf/ that set several keys under one name
 Name = tuple[str, ...]  # values of the parameters that tell settings apart
 Settings = dict[Name, list[Run]]
@@ -80,8 +82,9 @@ def settings(runs: Sequence[Run], by: Sequence[str]) -> Settings:
         keys = differing([run.config for run in group], ["seed"])
         if keys:
             of = f" of {', '.join(name)}" if any(name) else ""
+            named = ", ".join(keys[:MOST]) + f" and {len(keys) - MOST} more" * (len(keys) > MOST)
             raise InputError(
-                f"{len(group)} runs{of} differ in {', '.join(keys)}: add it to --by, or choose one with "
+                f"{len(group)} runs{of} differ in {named}: add it to --by, or choose one with "
                 f"--where {keys[0]}=VALUE"
             )
         group.sort(key=lambda run: run.seed or 0)
@@ -101,6 +104,12 @@ def scores(runs: Sequence[Run], name: str) -> list[float]:
     return [run.values[name] for run in runs if name in run.values]
 
 
+def finite_means(groups: Settings, name: str) -> dict[Name, tuple[float, float]]:
+    """Setting -> mean and half width of a metric over seeds, of those whose mean is a number to rank."""
+    means = {setting: mean_interval(found) for setting, g in groups.items() if (found := scores(g, name))}
+    return {setting: found for setting, found in means.items() if math.isfinite(found[0])}
+
+
 def interval_text(name: str, values: Sequence[float]) -> str:
     """Mean and, of several values, 95 % t interval; "none" of none."""
     if not values:
@@ -111,6 +120,7 @@ def interval_text(name: str, values: Sequence[float]) -> str:
 
 def table(groups: Settings, by: Sequence[str], names: Sequence[str], base: Mapping[str, float]) -> str:
     """Markdown: mean and interval over seeds of each metric, one row a setting, the untrained model first."""
+    by = by or ["method"]  # or nobody could tell the untrained model from the trained one
     head = [*by, "runs", *(title(name) + " (%)" * per_cent(name) for name in names)]
     lines = ["| " + " | ".join(map(cell, head)) + " |", "|" + "---|" * len(head)]
     rows = [(name, group, [scores(group, n) for n in names]) for name, group in groups.items()]
@@ -118,6 +128,7 @@ def table(groups: Settings, by: Sequence[str], names: Sequence[str], base: Mappi
         label = (BASE, *[""] * (len(by) - 1))[: len(by)]
         rows.insert(0, (label, [], [[base[n]] if n in base else [] for n in names]))
     for name, group, found in rows:
+        name = name or (value(group[0], "method"),)
         texts = [interval_text(n, values) for n, values in zip(names, found, strict=True)]
         cells = [*(cell(short(part)) for part in name), str(len(group) or 1), *texts]
         lines.append("| " + " | ".join(cells) + " |")
@@ -132,13 +143,15 @@ def base_of(runs: Sequence[Run]) -> dict[str, float]:
 
 def best_text(groups: Settings, by: Sequence[str], metric: Metric, flags: Sequence[str] = ()) -> str:
     """Best setting by its mean over seeds, best run, and the command that repeats that run."""
-    means = {name: mean_interval(found) for name, g in groups.items() if (found := scores(g, metric.name))}
+    means = finite_means(groups, metric.name)
+    if not means:
+        return f"No setting has a finite {metric.name}.\n"
     best = metric.best([mean for mean, _ in means.values()])
     winner = next(name for name, (mean, _) in means.items() if mean == best)
     near = sum(
         abs(mean - best) <= half + means[winner][1] for name, (mean, half) in means.items() if name != winner
     )
-    runs = [run for group in groups.values() for run in group if metric.name in run.values]
+    runs = [r for g in groups.values() for r in g if math.isfinite(r.values.get(metric.name, math.nan))]
     top = next(r for r in runs if r.values[metric.name] == metric.best(scores(runs, metric.name)))
     lower = "lower" if metric.mode == "min" else "higher"
     unit = " %" * per_cent(metric.name)

@@ -104,7 +104,9 @@ def summary(
     from uedpo.report.plots import write_plots
 
     runs = trial_runs(folder, sweep)
-    head = f"{len(sweep.trials)} trials: {len(runs)} finished, {len(unfinished)} failed.\n"
+    earlier = len(sweep.trials) - len(runs) - len(unfinished)  # of another grid in this directory
+    left = f", {earlier} that this command does not ask for did not finish" * (earlier > 0)
+    head = f"{len(sweep.trials)} trials: {len(runs)} finished, {len(unfinished)} failed{left}.\n"
     if not runs:
         return head + failures(folder, sweep, unfinished)
     by = parameters(runs)
