@@ -110,6 +110,22 @@ def test_an_option_at_its_neutral_value_leaves_the_key_as_it_was():
         assert key_of(config(weights={"alpha": 0.3, **changed})) != key_of(before)
 
 
+def test_a_run_that_names_nothing_is_counted_and_never_ranked(tmp_path):
+    silent = [dict.fromkeys(COUNTS, 0) | {"captions": 1, "present": 1, "pope": 1} for _ in range(200)]
+    made = row("IPO", 1, 0.1)
+    metrics = ratio_metrics(silent, resamples=20)
+    assert metrics["chair_i"]["value"] is None
+    made |= make_row(made["config"], {"shift": metrics}, {"shift": silent}, 1.0)
+    path = tmp_path / "r.jsonl"
+    for r in (base_row(), row("DPO", 0, 0.2), row("DPO", 1, 0.2), row("IPO", 0, 0.1), made):
+        append_row(path, r)
+    text = compare([path], tmp_path / "out", against=("DPO",))
+    line = next(line for line in text.splitlines() if line.startswith("| IPO"))
+    assert "(1 of 2 runs)" in line
+    assert "method=DPO" in text.split("Best setting")[1].splitlines()[0]
+    assert "(1 of 2 runs)" not in text.split("Difference")[1]
+
+
 def test_what_only_saves_time_is_no_part_of_the_key():
     assert config(feature_cache="a", reference_cache="b", threads=2) == config()
 

@@ -169,10 +169,10 @@ def is_base(run: Run) -> bool:
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """(name, number) of every metric: a number, or a node with a `value`; what is None is left out."""
+    """(name, number) of every metric: a number, or a node with a `value`, nan where it is 0 / 0."""
     if isinstance(node, Mapping):
         if "value" in node:
-            yield from _leaves(node["value"], path)
+            yield path, math.nan if node["value"] is None else float(node["value"])
         else:
             for key, value in node.items():
                 yield from _leaves(value, f"{path}/{key}".lstrip("/"))

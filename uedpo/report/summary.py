@@ -111,11 +111,13 @@ def finite_means(groups: Settings, name: str) -> dict[Name, tuple[float, float]]
 
 
 def interval_text(name: str, values: Sequence[float]) -> str:
-    """Mean and, of several values, 95 % t interval; "none" of none."""
-    if not values:
-        return "none"
-    mean, half = mean_interval(values)
-    return number(name, mean) if half != half else f"{number(name, mean)} ± {number(name, half)}"
+    """Mean and, of several values, 95 % t interval, of those that are numbers; where none is, "none" for a share."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "none" if per_cent(name) or not values else "nan"
+    mean, half = mean_interval(finite)
+    of = f" ({len(finite)} of {len(values)} runs)" * (len(finite) < len(values))
+    return (number(name, mean) if half != half else f"{number(name, mean)} ± {number(name, half)}") + of
 
 
 def table(groups: Settings, by: Sequence[str], names: Sequence[str], base: Mapping[str, float]) -> str:
