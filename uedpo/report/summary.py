@@ -111,7 +111,7 @@ def finite_means(groups: Settings, name: str) -> dict[Name, tuple[float, float]]
 
 
 def interval_text(name: str, values: Sequence[float]) -> str:
-    """Mean and, of several values, 95 % t interval, of those that are numbers; "none" where no share is one."""
+    """Mean and, of several values, 95 % t interval, of those that are numbers; "none" where no share is."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "none" if per_cent(name) or not values else "nan"
