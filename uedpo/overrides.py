@@ -87,8 +87,8 @@ def check_overrides(overrides: list[str], multirun: bool = True) -> DictConfig:
             named = {override.key_or_group for override in parsed}
             whole = compose("config", fixed, return_hydra_config=True)
             if swept and not multirun and whole.hydra.mode != RunMode.MULTIRUN:
-                line = parsed[swept[0][0]].input_line
-                stop_on([f"{line}: several values are a sweep; add -m, or give a list as KEY=[VALUE,VALUE]"])
+                asked = parsed[swept[0][0]].input_line
+                stop_on([f"{asked}: several values are a sweep; add -m, or give a list as KEY=[VALUE,VALUE]"])
             own = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
             for override in OverridesParser.create().parse_overrides(own):  # the experiment's own sweep
                 if override.key_or_group not in named:
