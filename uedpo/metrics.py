@@ -116,6 +116,46 @@ def paired_bootstrap(
     return {"value": value, "low": float(low), "high": float(high)}
 
 
+def paired_variances(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """What the difference of `paired_bootstrap` varies with: new seeds, new scenes, and both together.
+
+    Ratios are linearised; the components of the two-way layout without repetition are estimated from its mean
+    squares (random effects; a negative estimate counts as 0). With S seeds and N scenes the difference has
+    the variance seeds / S + scenes / N + both / (S N).
+
+    Args:
+        a, b: [seeds, scenes, 2] of the same seeds and scenes, at least two of each.
+
+    Returns:
+        (seeds, scenes, both), in squared units of the metric.
+
+    Raises:
+        ValueError: shapes that do not pair, or a denominator that is 0 over all scenes.
+    """
+    if a.shape != b.shape or a.ndim != 3 or a.shape[2] != 2 or min(a.shape[:2]) < 2:
+        raise ValueError(
+            f"a {list(a.shape)} and b {list(b.shape)}: must both be [seeds, scenes, 2], two of each at least"
+        )
+    d = _linear(a) - _linear(b)
+    seeds, scenes = d.shape
+    of_seed, of_scene = d.mean(1, keepdims=True), d.mean(0, keepdims=True)
+    both = float(((d - of_seed - of_scene + d.mean()) ** 2).sum() / ((seeds - 1) * (scenes - 1)))
+    between_seeds = max(0.0, float(of_seed.var(ddof=1)) - both / scenes)
+    between_scenes = max(0.0, float(of_scene.var(ddof=1)) - both / seeds)
+    return between_seeds, between_scenes, both
+
+
+def _linear(x: np.ndarray) -> np.ndarray:
+    """x [seeds, scenes, 2] -> [seeds, scenes], whose mean over scenes is the ratio of sums."""
+    above, below = x[..., 0].astype(np.float64), x[..., 1].astype(np.float64)
+    total = below.sum(1, keepdims=True)
+    if not total.all():
+        raise ValueError("a denominator is 0 over all scenes")
+    ratio = above.sum(1, keepdims=True) / total
+    linear: np.ndarray = ratio + (above - ratio * below) * below.shape[1] / total
+    return linear
+
+
 @functools.lru_cache(maxsize=2)  # a table takes many intervals of the same shape
 def _resamples(seeds: int, scenes: int, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """How often each scene is drawn [resamples, scenes], and the share of each seed [resamples, seeds]."""

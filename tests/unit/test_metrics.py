@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from uedpo.metrics import mean_interval, paired_bootstrap, ratio_metrics
+from uedpo.metrics import mean_interval, paired_bootstrap, paired_variances, ratio_metrics
 
 
 def test_ratio_metrics_are_ratios_of_sums():
@@ -101,3 +101,39 @@ def test_paired_bootstrap_compares_one_seed_with_many():
 def test_paired_bootstrap_refuses_what_does_not_pair(a, b, message):
     with pytest.raises(ValueError, match=message):
         paired_bootstrap(a, b)
+
+
+def test_paired_variances_hand_derived():
+    ones = np.ones((2, 2))
+    a, b = np.stack([np.array([[0, 2], [4, 10]]), ones], -1), np.stack([0 * ones, ones], -1)
+    # seed means 1 and 7, scene means 2 and 6, mean 4; what is left is +1, -1, -1, +1, so both = 4 / 1;
+    # seeds 18 - 4 / 2, scenes 8 - 4 / 2
+    assert paired_variances(a, b) == pytest.approx((16, 6, 4))
+    assert paired_variances(a, a) == (0, 0, 0)
+
+
+def test_paired_variances_make_the_bootstrap_interval():
+    random = np.random.default_rng(0)
+    seeds, scenes = 30, 400
+    below = random.integers(1, 6, (seeds, scenes))
+    of_seed = 0.05 * random.standard_normal((seeds, 1))
+    chance = 0.3 + of_seed + 0.1 * random.standard_normal((1, scenes))
+    a = np.stack([random.binomial(below, chance.clip(0, 1)), below], -1)
+    b = np.stack([random.binomial(below, 0.2), below], -1)
+    of_seeds, of_scenes, of_both = paired_variances(a, b)
+    found = paired_bootstrap(a, b)
+    error = math.sqrt(of_seeds / seeds + of_scenes / scenes + of_both / (seeds * scenes))
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    assert of_seeds == pytest.approx(of_seed.var(ddof=1), rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 2), (3, 1, 2), (3, 5)])
+def test_paired_variances_refuses_what_has_no_variance(shape):
+    with pytest.raises(ValueError, match="two of each at least"):
+        paired_variances(np.ones(shape), np.ones(shape))
+
+
+def test_paired_variances_refuses_a_method_that_says_nothing():
+    x = np.ones((2, 3, 2))
+    with pytest.raises(ValueError, match="denominator is 0"):
+        paired_variances(x, x * [1, 0])
