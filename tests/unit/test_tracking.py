@@ -12,6 +12,14 @@ from uedpo.errors import InputError
 from uedpo.tracking import SUMMARIES, WandbRun, colored
 
 
+@pytest.fixture(autouse=True)
+def _own_media_folder(monkeypatch):
+    """A logger says in the environment where media wait, which later tests' processes would inherit."""
+    monkeypatch.setattr(tracking, "_staging", None)
+    monkeypatch.setenv("WANDB_DATA_DIR", "restored after the test")
+    del os.environ["WANDB_DATA_DIR"]
+
+
 def test_online_without_a_server_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "unreachable", lambda: "no answer")
     with pytest.raises(InputError, match="mode=online: no answer; mode=offline keeps everything on disk"):
