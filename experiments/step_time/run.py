@@ -115,7 +115,7 @@ def signals(repetitions: int, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def grid(path: Path) -> None:
+def grid(path: Path, repetitions: int) -> None:
     """Ratios to TRL over response lengths and batch sizes, measured and counted, a row at a time."""
     lines = [
         "| R | batch | trl s / pair | dpo | live | live, FLOPs | cached | cached, FLOPs |",
@@ -124,16 +124,16 @@ def grid(path: Path) -> None:
     for response_tokens in (50, 100, 200, 400):
         for batch_size in (1, 2, 4):
             shape = Shape(response_tokens=response_tokens, batch_size=batch_size)
-            repetitions = max(1, 3 // batch_size)
-            times = {n: median(t) for n, t in seconds_per_pair(shape, GRID, repetitions).items()}
+            times = seconds_per_pair(shape, GRID, repetitions)
+            # of each round, whose steps are neighbours in time: rounds lie minutes apart
+            ratios = {n: median(a / b for a, b in zip(times[n], times["trl"], strict=True)) for n in GRID}
             work = flops_per_pair(shape)
             live, cached = (
-                f"{times[n] / times['trl']:.3f} | {work[n] / work['trl']:.3f}"
-                for n in ("ue_dpo_live", "ue_dpo_cached")
+                f"{ratios[n]:.3f} | {work[n] / work['trl']:.3f}" for n in ("ue_dpo_live", "ue_dpo_cached")
             )
             lines.append(
-                f"| {response_tokens} | {batch_size} | {times['trl']:.2f} | "
-                f"{times['dpo'] / times['trl']:.3f} | {live} | {cached} |"
+                f"| {response_tokens} | {batch_size} | {median(times['trl']):.2f} | "
+                f"{ratios['dpo']:.3f} | {live} | {cached} |"
             )
             print(lines[-1], flush=True)
             path.write_text("\n".join(lines) + "\n")
@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 repetitions, under 5 minutes")
     parser.add_argument(
-        "--grid", action="store_true", help="response lengths and batch sizes instead (half an hour)"
+        "--grid", action="store_true", help="response lengths and batch sizes instead, 3 repetitions"
     )
     parser.add_argument("--signals", action="store_true", help="other signals in the place of u instead")
     parser.add_argument("--repetitions", type=int, default=7)
@@ -177,7 +177,7 @@ def main() -> None:
         return
     repetitions = 3 if options.quick else options.repetitions
     if options.grid:
-        grid(HERE / "grid.md")
+        grid(HERE / "grid.md", min(3, repetitions))
         return
     if options.signals:
         signals(repetitions, HERE / "signals.md")
