@@ -41,10 +41,11 @@ def workspace(entity: str, project: str) -> Any:
         InputError: wandb-workspaces is not installed.
     """
     try:
-        import wandb_workspaces.reports.v2 as wr
-        import wandb_workspaces.workspaces as ws
+        from wandb_workspaces import workspaces as ws
+        from wandb_workspaces.reports import v2
     except ImportError:
         raise InputError("wandb-workspaces is not installed; pip install 'uedpo[wandb]'") from None
+    wr: Any = v2  # its names are not declared as exports
 
     sections = [
         ws.Section(

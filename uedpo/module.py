@@ -76,7 +76,7 @@ class PreferenceModule(pl.LightningModule):
             for model in (self.policy, self.reference):
                 if model is not None:
                     self.scorer.attach(model)
-            if self.sharded:
+            if self.device_mesh is not None:
                 shard_layers(self.policy, self.device_mesh["data_parallel"])
 
     @property

@@ -152,7 +152,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     metrics = after.metrics if after else None
     write_json(folder / "metrics.json", {"before": before, "after": metrics})
     if after:
-        store(cfg, make_row(trial_config(cfg), *after, time.perf_counter() - begin), folder)
+        seconds = time.perf_counter() - begin
+        store(cfg, make_row(trial_config(cfg), after.metrics, after.counts, seconds), folder)
     from uedpo.report.page import write_report
     from uedpo.report.record import records
 
@@ -210,7 +211,8 @@ def base_evaluation(
         before = evaluate(cfg, evaluation, source.base(), processor, "base model")
         write_json(file, before.metrics)
         if cfg.get("results"):
-            append_row(Path(cfg.results), make_row(config, *before, time.perf_counter() - begin))
+            seconds = time.perf_counter() - begin
+            append_row(Path(cfg.results), make_row(config, before.metrics, before.counts, seconds))
     return dict(json.loads(file.read_text()))
 
 

@@ -74,7 +74,8 @@ class Alerts(pl.Callback):
                     f"chosen responses lost {fall:.2f} nats a token against the reference; lower optim.lr or "
                     "raise loss.beta, or add an SFT term (+method=dpo_sft)"
                 )
-            margins, lengths = (torch.cat([s[i] for s in self.steps]) for i in (2, 3))
+            margins = torch.cat([s.margins for s in self.steps])
+            lengths = torch.cat([s.lengths for s in self.steps])
             follows = correlation(margins, lengths)
             if follows > self.length and float(margins.std()) > MIN_SPREAD:
                 alerts["the margin follows length"] = (

@@ -40,7 +40,8 @@ class Histograms(pl.Callback):
             if isinstance(logger, WandbRun):
                 import wandb
 
-                made = {name: wandb.Histogram(v.cpu().numpy()) for name, v in values.items()}
+                arrays: dict[str, Any] = {name: v.cpu().numpy() for name, v in values.items()}
+                made = {name: wandb.Histogram(v) for name, v in arrays.items()}
                 logger.experiment.log({**made, STEP: seen.step})
             else:
                 for name, v in values.items():

@@ -94,13 +94,13 @@ class PairCollator:
         tokens = torch.full((rows, width), self.pad)
         mask = torch.zeros(rows, width, dtype=torch.bool)
         positions = torch.zeros(rows, width, dtype=torch.long)
-        for i, (prompt, response) in enumerate(sequences):
-            total = len(prompt) + len(response)
-            input_ids[i, :total] = torch.tensor(prompt + response)
+        for i, (prefix, response) in enumerate(sequences):
+            total = len(prefix) + len(response)
+            input_ids[i, :total] = torch.tensor(prefix + response)
             attention[i, :total] = 1
             tokens[i, : len(response)] = torch.tensor(response)
             mask[i, : len(response)] = True
-            positions[i, : len(response)] = torch.arange(len(prompt) - 1, total - 1)
+            positions[i, : len(response)] = torch.arange(len(prefix) - 1, total - 1)
         inputs = {"input_ids": input_ids, "attention_mask": attention}
         for name in TOKEN_TYPES:
             if any(name in prompt.types for prompt in prompts):

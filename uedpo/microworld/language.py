@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -119,7 +121,10 @@ class CaptionScenes(Dataset[tuple[torch.Tensor, list[int], int]]):
         scene = make_scene("train", self.start + i)
         rng = np.random.default_rng([13, self.start + i])
         text = caption(rng, scene, invent=self.invent, omit=OMIT)
-        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": pick(rng, PROMPTS)}]}
+        user: Any = {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": pick(rng, PROMPTS)}],
+        }
         prompt = self.processor.apply_chat_template([user], add_generation_prompt=True)
         prompt = prompt.replace("<image>", "<image>" * (GRID * GRID))
         tokenizer = self.processor.tokenizer

@@ -89,4 +89,5 @@ def train_tower(steps: int, start: int, batch_size: int = 64, lr: float = 1.5e-3
         if step % 100 == 0 or step == steps - 1:
             hit = (logits > 0)[label > 0].float().mean()
             print(f"tower {step}: loss {loss.item():.4f} patch recall {hit:.3f}", flush=True)
-    return tower.eval()
+    tower.eval()
+    return tower

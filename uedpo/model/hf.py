@@ -170,7 +170,7 @@ class HFModel:
         if interactive() and not self.path.startswith(SHIPPED):
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # gigabytes to fetch
         with self._loading("weights"):
-            model, found = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 output_loading_info=True,
                 pretrained_model_name_or_path=self.location,
                 revision=self.revision,
@@ -180,6 +180,7 @@ class HFModel:
                 trust_remote_code=False,
                 **options,
             )
+        model, found = loaded
         if found["missing_keys"]:  # transformers would go on with random ones
             missing = sorted(found["missing_keys"])
             raise InputError(

@@ -45,8 +45,9 @@ class AddingLinear(peft_lora.Linear):
         if name is None or args or kwargs:
             result: Tensor = super().forward(x, *args, **kwargs)
             return result
-        y = self.base_layer(x)
-        down, up = self.lora_A[name], self.lora_B[name].weight
+        y: Tensor = self.base_layer(x)
+        down = self.lora_A[name]
+        up: Any = self.lora_B[name].weight
         if not torch.is_autocast_enabled(x.device.type) and not x.dtype == y.dtype == up.dtype:
             return super().forward(x)
         narrow = down(x).to(y.dtype)
