@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from uedpo.errors import InputError
 from uedpo.metrics import ratio_metrics
 from uedpo.report.page import write_report
 
@@ -77,3 +78,12 @@ def test_report_shows_tokens_signals_and_changes(tmp_path):
     page = write_report(run_folder(tmp_path / "run")).read_text()
     for part in ("λ 1.200", "Type I", "CHAIR_i", "12.5", "UE-DPO", "alpha 0.3"):
         assert part in page
+
+
+def test_the_directory_of_a_sweep_names_its_runs(tmp_path):
+    run_folder(tmp_path / "sweep" / "0")
+    run_folder(tmp_path / "sweep" / "1")
+    sweep = tmp_path / "sweep"
+    with pytest.raises(InputError, match="give the directory of a run, as ") as caught:
+        write_report(sweep)
+    assert str(caught.value).endswith(f"as {sweep}/0; a table of all 2: python -m uedpo.compare {sweep}")

@@ -148,7 +148,9 @@ def environment_rows(found: Mapping[str, Any]) -> dict[str, str]:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: no config.yaml; give the directory of a run")
+        runs = sorted(str(found.parent) for found in folder.glob("*/config.yaml"))
+        hint = f", as {runs[0]}; a table of all {len(runs)}: python -m uedpo.compare {folder}" if runs else ""
+        raise InputError(f"{folder}: no config.yaml; give the directory of a run{hint}")
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
         assert isinstance(loaded, dict)
