@@ -99,3 +99,37 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "there").touch()
     with pytest.raises(InputError, match=r"feature_cache: .*there: File exists; name another folder"):
         Scorer("prefix_shared", str(tmp_path / "there"))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    model = tiny_model("llava")
+    batch = tiny_batch(model, "llava", 1)
+    scorer = attached(model, tmp_path)
+
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(InputError, match=r"feature_cache: .*Permission denied; make it writable"):
+        scorer.score(model, batch)
+
+
+def test_a_folder_removed_under_a_run_is_made_again(tmp_path):
+    model = tiny_model("llava")
+    scorer = attached(model, tmp_path / "cache")
+    (tmp_path / "cache").rmdir()
+    scorer.score(model, tiny_batch(model, "llava", 1))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    model = tiny_model("llava")
+    batch = tiny_batch(model, "llava", 1)
+    attached(model, tmp_path).score(model, batch)
+
+    def refuse(path, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("uedpo.scoring.feature_cache.load_file", refuse)
+    with pytest.raises(InputError, match=r"feature_cache: .*Permission denied; make it readable"):
+        attached(model, tmp_path).score(model, dataclasses.replace(batch))

@@ -39,3 +39,20 @@ def test_the_bar_of_a_run_counts_steps_where_someone_looks(monkeypatch):
     logged = {"train/loss": 0.5, "train/margin": 1.0, "perf/pairs_per_second": 3.0, "v_num": 0}
     monkeypatch.setattr(RichProgressBar, "get_metrics", lambda self, trainer, module: logged)
     assert bar.get_metrics(None, None) == {"loss": 0.5, "pairs_per_second": 3.0}
+
+
+def test_data_wait_is_the_share_between_micro_batches(monkeypatch):
+    from types import SimpleNamespace
+
+    from uedpo.callbacks.throughput import Throughput
+
+    clock = iter([0.0, 3.0, 4.0])
+    monkeypatch.setattr("uedpo.callbacks.throughput.time.perf_counter", lambda: next(clock))
+    logged = {}
+    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
+    trainer, batch = SimpleNamespace(world_size=1), SimpleNamespace(ids=["a", "b"])
+    callback = Throughput()
+    callback.on_train_start(trainer, module)
+    callback.on_train_batch_start(trainer, module, batch, 0)
+    callback.on_train_batch_end(trainer, module, None, batch, 0)
+    assert logged == {"perf/pairs_per_second": 0.5, "perf/data_wait": 0.75}

@@ -88,12 +88,19 @@ class FeatureCache:
             return load_file(path, device=str(device))["features"]
         except (SafetensorError, KeyError) as error:
             raise InputError(f"{path}: not a file of image features ({error}); remove it") from None
+        except OSError as error:
+            raise InputError(f"feature_cache: {os_line(error)}; make it readable, or remove it") from None
 
     def _write(self, path: Path, value: Tensor) -> None:
         if not self._told:
             self._told = True
             rank_zero_info(f"{self.folder}: {value.numel() * value.element_size() / 1e6:.2f} MB an image")
-        path.parent.mkdir(exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # the folder may have been emptied meanwhile
+        except OSError as error:
+            raise InputError(
+                f"feature_cache: {os_line(error)}; make it writable, or name another folder"
+            ) from None
         replace(path, lambda file: file.write(save({"features": value.contiguous()})))
 
 
