@@ -6,6 +6,7 @@ import torch
 from tests.config.test_validate import problems
 from tests.tiny import tiny_batch, tiny_model
 from uedpo.scoring import Scorer
+from uedpo.scoring.feature_cache import FeatureCache
 from uedpo.types import InputError
 
 FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
@@ -133,3 +134,21 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("uedpo.scoring.feature_cache.load_file", refuse)
     with pytest.raises(InputError, match=r"feature_cache: .*Permission denied; make it readable"):
         attached(model, tmp_path).score(model, dataclasses.replace(batch))
+
+
+def test_equal_pixels_with_another_size_are_another_image(tmp_path):
+    model = tiny_model("llava_next")
+    batch = tiny_batch(model, "llava_next", 1)
+    cache = FeatureCache(tmp_path)
+    cache.bind(model.get_base_model())
+    computed = []
+
+    def compute(entries):
+        computed.append(len(entries))
+        return [torch.full((2, 3), float(len(computed)))]
+
+    sizes = {name: value + 1 for name, value in batch.image_inputs.items()}
+    assert sizes
+    other = dataclasses.replace(batch, image_inputs=sizes)
+    values = [float(cache.features(b, [0], compute)[0][0, 0]) for b in (batch, other, batch)]
+    assert (values, computed) == ([1, 2, 1], [1, 1])

@@ -69,7 +69,7 @@ def head_scores(
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         if trainable and torch.is_grad_enabled():
-            size = _rows(weight)
+            size = rows_at_once(weight)
             chunks = [
                 checkpoint(_chunk, h, weight, bias, t, use_reentrant=False)[:4]
                 for h, t in zip(torch.split(hidden, size), torch.split(tokens, size), strict=True)
@@ -87,7 +87,7 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Any:
         need = ctx.needs_input_grad[0]
-        size = _rows(weight)
+        size = rows_at_once(weight)
         results, gradients = [], [hidden[:0]]
         for h, t in zip(torch.split(hidden, size), torch.split(tokens, size), strict=True):
             *scores, p = _chunk(h, weight, bias, t)
@@ -130,7 +130,8 @@ def _chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) 
     return logps, target, argmax, entropy, p
 
 
-def _rows(weight: Tensor) -> int:
+def rows_at_once(weight: Tensor) -> int:
+    """Tokens whose logits are held at once by a head of these weights [V, H]."""
     return max(1, CHUNK_ELEMENTS // weight.shape[0])
 
 

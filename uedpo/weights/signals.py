@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from uedpo.scoring.head import rows_at_once
 from uedpo.types import TokenScores
 
 Signal = Literal["uncertainty", "entropy", "surprisal", "margin", "kl"]
 NEEDS_PROBE = ("uncertainty", "kl")
-_ROWS = 1024  # of logits in memory at once
 
 
 @torch.no_grad()
@@ -62,10 +62,8 @@ def kl_divergence(clear: TokenScores, corrupted: TokenScores, mask: Tensor) -> T
     """KL(p(. given v) || p(. given v')) in nats, fp32 [2B, T], 0 where masked."""
     weight, bias = clear.head
     weight, bias = weight.float(), None if bias is None else bias.float()
-    parts = []
-    pairs = zip(
-        torch.split(clear.hidden[mask], _ROWS), torch.split(corrupted.hidden[mask], _ROWS), strict=True
-    )
+    parts, rows = [], rows_at_once(weight)
+    pairs = zip(clear.hidden[mask].split(rows), corrupted.hidden[mask].split(rows), strict=True)
     with torch.autocast(mask.device.type, enabled=False):
         for a, b in pairs:
             log_p = linear(a.float(), weight, bias).log_softmax(-1)
