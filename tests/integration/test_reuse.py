@@ -1,5 +1,7 @@
 """Fewer probes: weights remembered from earlier steps."""
 
+import dataclasses
+
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -16,6 +18,7 @@ class Module:
 
     def __init__(self, model):
         self.model, self.global_step, self.probes, self.logged = model, 0, 0, {}
+        self.sharded = False
 
     def score(self, batch, pixels=None):
         from uedpo.scoring.plain import score
@@ -87,6 +90,17 @@ def test_between_probes_each_branch_weighs_its_last_mean(module, batches):
         assert (half[~mask] == 1).all()
     assert visit(probe, module, batches[1], 2)[1] == 0
     assert visit(probe, module, batches[1], 3)[1] == 1
+
+
+def test_a_run_that_starts_without_images_probes_at_its_first_image(module, batches, processor):
+    probe = probe_for(module, every_n_steps=3)
+    pairs = [dataclasses.replace(MicroWorldPairs("train", 5)[i], image=None) for i in range(2)]
+    text_only = PairCollator(processor, 100)(pairs)
+    assert visit(probe, module, text_only, 0)[1] == 0
+    weights, probes = visit(probe, module, batches[0], 1)
+    assert probes == 1
+    assert (weights != 1).any()
+    assert visit(probe, module, batches[1], 2)[1] == 0
 
 
 def test_memory_survives_a_checkpoint(module, batches, tmp_path):

@@ -19,7 +19,7 @@ class WeightMemory:
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[Tensor, Tensor]] = {}
-        self.means = [1.0, 1.0]
+        self.means: list[float] | None = None  # until the first probe
 
     def keep(self, batch: PairBatch, weights: Tensor, *, rows: bool) -> None:
         """Remember the branch means of `weights` [2B, T], and with `rows` those of samples not known yet."""
@@ -46,13 +46,14 @@ class WeightMemory:
 
     def means_of(self, batch: PairBatch) -> Tensor:
         """The last probe's branch means as weights [2B, T]; 1 where masked and in rows without an image."""
+        assert self.means is not None
         seen = batch.seeing
         flat = torch.tensor(self.means, device=seen.device).repeat_interleave(len(batch.ids))[:, None]
         return torch.where(seen, flat, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"means": list(self.means), "rows": {k: list(v) for k, v in self.rows.items()}}
+        return {"means": self.means, "rows": {k: list(v) for k, v in self.rows.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.means = list(state["means"])
+        self.means = state["means"]
         self.rows = {k: (v[0], v[1]) for k, v in state["rows"].items()}
