@@ -220,13 +220,14 @@ def _not_finite(path: str, value: Any) -> Iterator[str]:
 
 
 def _range(annotation: Any) -> str:
-    """The whole range of an annotated number, in words."""
+    """The whole range of an annotated number, in words, and the reason where the annotation names one."""
     parts = []
     for item in getattr(annotation, "__metadata__", ()):
         for sign, bound in ((">", "gt"), (">=", "ge"), ("<", "lt"), ("<=", "le")):
             if getattr(item, bound, None) is not None:
                 parts.append(f"{sign} {getattr(item, bound)}")
-    return f" (allowed: {' and '.join(parts)})" if parts else ""
+    reasons = [item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, str)]
+    return (f" (allowed: {' and '.join(parts)})" if parts else "") + "".join(f"; {r}" for r in reasons)
 
 
 def _unknown(path: str, given: list[str], allowed: list[str]) -> Iterator[str]:

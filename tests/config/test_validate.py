@@ -164,6 +164,11 @@ def test_bad_values_name_key_value_and_range(override, part):
     assert part in problems(override)
 
 
+def test_a_range_names_its_reason():
+    text = problems("+method=v_dpo", "loss.gamma=0")
+    assert "loss.gamma=0: must be greater than 0 (allowed: > 0.0); at 0 the policy gets no gradient" in text
+
+
 def test_formats_of_files_are_those_that_exist():
     text = problems("data=files", "data.path=a", "data.format=alpaca", "data.val_share=1", "data.train=x")
     assert all(f"'{name}'" in text.split("data.format='alpaca'")[1] for name in ("auto", *FORMATS))

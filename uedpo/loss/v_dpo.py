@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Gt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from uedpo.loss.dpo import Smoothing, check_rows, masked, preference_metrics
 from uedpo.types import LossOutput, PositiveFloat
+
+BLIND = "at 0 the policy gets no gradient at all"
+Guidance = Annotated[float, Gt(0.0), BLIND]
 
 
 def v_dpo_loss(
@@ -17,7 +23,7 @@ def v_dpo_loss(
     *,
     corrupted_policy_logps: Tensor,
     beta: PositiveFloat,
-    gamma: PositiveFloat,
+    gamma: Guidance,
     label_smoothing: Smoothing = 0.0,
 ) -> LossOutput:
     """DPO in which log pi_t becomes gamma log pi_t(v) - (gamma - 1) sg[log pi_t(no image)].
@@ -44,7 +50,7 @@ def v_dpo_loss(
     if weights is not None:
         raise ValueError("v_dpo_loss takes no token weights; use weights=uniform")
     if not gamma > 0:
-        raise ValueError(f"gamma={gamma}: must be greater than 0; at 0 the policy gets no gradient at all")
+        raise ValueError(f"gamma={gamma}: must be greater than 0; {BLIND}")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing={label_smoothing}: must be in [0, 0.5)")
     check_rows(policy_logps, reference_logps, mask, beta, corrupted_policy_logps=corrupted_policy_logps)
