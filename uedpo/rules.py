@@ -113,6 +113,12 @@ def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Itera
         yield f"loss={name} needs token weights: add weights={WEIGHTED[name]}, or use loss=dpo"
     if name in UNWEIGHTED and weighed:
         yield f"loss={name} takes no token weights: add weights=uniform, or use loss=ue_dpo"
+    smoothing, form = at("loss", "label_smoothing"), at("loss", "form")
+    if smoothing and form in ("ipo", "hinge"):
+        yield f"loss.label_smoothing={smoothing}: has no effect with loss.form={form}; set it to 0"
+    least, most = at("corruption", "least"), at("corruption", "most")
+    if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
+        yield f"corruption.least={least}: must not be above corruption.most={most}"
     if (name == "napo") != bool(at("data", "negatives")):
         yield "loss=napo and data.negatives=true go together: it is the loss of four responses a pair"
     try:

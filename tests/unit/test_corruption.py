@@ -110,6 +110,8 @@ def test_mask_hides_its_share_behind_the_mean():
     assert (Mask(share=0.3)(pixels, ["a"], 0)[hidden] == pixels.mean()).all()
     blocks = (Mask(share=0.25, size=5)(pixels, ["a"], 0) != pixels)[0, 0]
     assert sorted(blocks[y : y + 5, x : x + 5].sum().item() for y in (0, 5) for x in (0, 5)) == [0, 0, 0, 25]
+    whole = Mask(share=0.3, size=20)(pixels, ["a"], 0)  # a block larger than the image
+    assert (whole == pixels.mean()).all()
 
 
 def test_crop_shows_a_part_of_the_image():

@@ -243,7 +243,9 @@ class Crop(Corruption):
 
     def __init__(self, least: Share = 0.01, most: Share = 0.2, seed: int = 0) -> None:
         if not 0 < least <= most <= 1:
-            raise ValueError(f"least={least}, most={most}: must be 0 < least <= most <= 1")
+            raise ValueError(
+                f"corruption.least={least}, corruption.most={most}: must be 0 < least <= most <= 1"
+            )
         super().__init__(seed)
         self.least, self.most = least, most
 
@@ -262,7 +264,7 @@ class Mask(Corruption):
     """A random share of square blocks set to the image's mean: OPA-DPO's, on images [C, H, W].
 
     Args:
-        share: of the blocks.
+        share: of the blocks; at least one, so an image never stays as it was.
         size: side of a block in pixels; 1 masks single pixels.
         seed: of the draw.
     """
@@ -278,7 +280,7 @@ class Mask(Corruption):
         rows, columns = -(-height // self.size), -(-width // self.size)
         order = torch.rand(rows * columns, generator=generator).argsort()
         hidden = torch.zeros(rows * columns, dtype=torch.bool)
-        hidden[order[: round(self.share * len(order))]] = True
+        hidden[order[: max(1, round(self.share * len(order)))]] = True
         blocks = hidden.reshape(rows, columns).repeat_interleave(self.size, 0)
         cells = blocks.repeat_interleave(self.size, 1)[:height, :width].to(image.device)
         return torch.where(cells, image.float().mean().to(image.dtype), image)
