@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST
+from uedpo.loss.dpo import SMOOTHED
 from uedpo.model.quantize import why_not
 from uedpo.ranks import rank_rules
 from uedpo.report.runs import known_mode
@@ -33,6 +34,7 @@ def cross_rules(
         return node
 
     yield from _method(at, parameters_of)
+    yield from _options(at)
     yield from _steps(at)
     yield from _model(at)
     yield from rank_rules(at)
@@ -104,6 +106,16 @@ def _model(at: Any) -> Iterator[str]:
             yield f"model.{key}={bits}: {reason}"
 
 
+def _options(at: Any) -> Iterator[str]:
+    """Whether the options of one loss, or of one corruption, fit together."""
+    smoothing, form = at("loss", "label_smoothing"), at("loss", "form")
+    if smoothing and form is not None and form not in SMOOTHED:
+        yield f"loss.label_smoothing={smoothing}: has no effect with loss.form={form}; set it to 0"
+    least, most = at("corruption", "least"), at("corruption", "most")
+    if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
+        yield f"corruption.least={least}: must not be above corruption.most={most}"
+
+
 def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:
     """Whether loss, weights, corruption and data of a method fit together."""
     weighed = at("weights", "_target_") is not None
@@ -113,12 +125,6 @@ def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Itera
         yield f"loss={name} needs token weights: add weights={WEIGHTED[name]}, or use loss=dpo"
     if name in UNWEIGHTED and weighed:
         yield f"loss={name} takes no token weights: add weights=uniform, or use loss=ue_dpo"
-    smoothing, form = at("loss", "label_smoothing"), at("loss", "form")
-    if smoothing and form in ("ipo", "hinge"):
-        yield f"loss.label_smoothing={smoothing}: has no effect with loss.form={form}; set it to 0"
-    least, most = at("corruption", "least"), at("corruption", "most")
-    if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
-        yield f"corruption.least={least}: must not be above corruption.most={most}"
     if (name == "napo") != bool(at("data", "negatives")):
         yield "loss=napo and data.negatives=true go together: it is the loss of four responses a pair"
     try:

@@ -151,13 +151,12 @@ def train(cfg: DictConfig, folder: Path) -> None:
     after = evaluate(cfg, evaluation, module.policy, processor, "policy") if evaluation else None
     metrics = after.metrics if after else None
     write_json(folder / "metrics.json", {"before": before, "after": metrics})
+    seconds = time.perf_counter() - begin
     if after:
-        seconds = time.perf_counter() - begin
         store(cfg, make_row(trial_config(cfg), after.metrics, after.counts, seconds), folder)
     from uedpo.report.page import write_report
     from uedpo.report.record import records
 
-    seconds = time.perf_counter() - begin
     found = records(cfg, module, processor, data, weigher, seconds)
     for name, value in found.items():
         write_json(folder / name, value)

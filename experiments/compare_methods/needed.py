@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
-
-from uedpo.metrics import CAPTION_RATIOS, paired_bootstrap, paired_variances
-from uedpo.results import BASE, read_rows, unpack
+from uedpo.metrics import paired_bootstrap, paired_variances
+from uedpo.report.paired import paired_counts
+from uedpo.report.runs import runs_of
+from uedpo.report.summary import Settings, settings
 
 HERE = Path(__file__).parent
 SETTINGS = {"tuned": "results.jsonl", "aggressive": "aggressive.jsonl"}
@@ -23,17 +23,6 @@ WANTED = {"tuned": 0.005, "aggressive": 0.01}
 SCENES = (1000, 10000)
 
 
-def counts(path: Path) -> dict[str, np.ndarray]:
-    """method -> [seeds, scenes, columns of all metrics], seeds in ascending order."""
-    found: dict[str, dict[int, np.ndarray]] = {}
-    for row in read_rows(path).values():
-        if row["method"] != BASE:
-            table = unpack(row["counts"]["shift"])
-            columns = [table[name] for metric in METRICS for name in CAPTION_RATIOS[metric]]
-            found.setdefault(row["method"], {})[row["config"]["seed"]] = np.stack(columns, -1)
-    return {method: np.stack([seeds[s] for s in sorted(seeds)]) for method, seeds in found.items()}
-
-
 def seeds_needed(difference: float, variances: tuple[float, float, float], scenes: int) -> int | None:
     """Seeds with which `difference` is told on so many scenes; None where no number of seeds is enough."""
     of_seeds, of_scenes, of_both = variances
@@ -41,16 +30,16 @@ def seeds_needed(difference: float, variances: tuple[float, float, float], scene
     return max(2, math.ceil((of_seeds + of_both / scenes) / left)) if left > 0 else None
 
 
-def row(setting: str, method: str, reference: str, metric: str, a: np.ndarray, b: np.ndarray) -> str | None:
+def row(setting: str, method: str, reference: str, metric: str, known: Settings) -> str | None:
     """A line of the table; None where the two are told apart."""
-    at = 2 * list(METRICS).index(metric)
-    a, b = a[..., at : at + 2], b[..., at : at + 2]
-    found = paired_bootstrap(a, b)
+    pair = paired_counts(known[(method,)], known[(reference,)], "shift", metric)
+    assert pair is not None, f"{method} and {reference} share no seed"
+    found = paired_bootstrap(*pair)
     value, low, high = (100 * (found[key] or 0.0) for key in ("value", "low", "high"))
     if low > 0 or high < 0:
         return None
-    variances = paired_variances(a, b)
-    seeds, scenes = a.shape[:2]
+    variances = paired_variances(*pair)
+    seeds, scenes = pair[0].shape[:2]
     now = variances[0] / seeds + variances[1] / scenes + variances[2] / (seeds * scenes)
     needed = [seeds_needed(WANTED[setting], variances, n) for n in SCENES]
     cells = [setting, f"{method} - {reference}", METRICS[metric], f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"]
@@ -64,9 +53,9 @@ def main() -> None:
     head += [f"seeds at {n:,} scenes" for n in SCENES]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for setting, file in SETTINGS.items():
-        known = counts(HERE / file)
-        pairs = [(m, r) for r in ("DPO", "UE-DPO") for m in known if m not in ("DPO", r)]
-        found = [row(setting, m, r, metric, known[m], known[r]) for metric in METRICS for m, r in pairs]
+        known = settings(runs_of(HERE / file), ["method"])
+        pairs = [(m, r) for r in ("DPO", "UE-DPO") for (m,) in known if m not in ("DPO", r)]
+        found = [row(setting, m, r, metric, known) for metric in METRICS for m, r in pairs]
         lines += [line for line in found if line]
     (HERE / "needed.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -76,17 +76,15 @@ def compare(repetitions: int, response_tokens: int) -> dict[str, dict[str, float
     names = TRL + OURS
     shape = Shape(response_tokens=response_tokens)
     times = {name: median(v) for name, v in seconds_per_pair(shape, names, repetitions).items()}
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # after the timing, which wants quiet
-        peaks = dict(
-            zip(names, pool.map(lambda n: peak_in_own_process(n, response_tokens), names), strict=True)
-        )
+    with ThreadPoolExecutor(2) as pool:  # after the timing, which wants quiet
+        peaks = pool.map(lambda name: peak_in_own_process(name, response_tokens), names)
     return {
         name: {
             "seconds_per_pair": times[name],
             "ratio_to_trl": times[name] / times["trl"],
-            "peak_mb": peaks[name],
+            "peak_mb": peak,
         }
-        for name in names
+        for name, peak in zip(names, peaks, strict=True)
     }
 
 
@@ -171,7 +169,7 @@ def main() -> None:
         "--grid", action="store_true", help="response lengths and batch sizes instead, 3 repetitions"
     )
     parser.add_argument("--signals", action="store_true", help="other signals in the place of u instead")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--repetitions", type=int, help="default: 7, and 3 with --quick or --grid")
     parser.add_argument("--response-tokens", type=int, default=100)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -180,9 +178,9 @@ def main() -> None:
     if options.peak_of:
         print(peak_mb(options.peak_of, Shape(response_tokens=options.response_tokens)))
         return
-    repetitions = 3 if options.quick else options.repetitions
+    repetitions = options.repetitions or (3 if options.quick or options.grid else 7)
     if options.grid:
-        grid(HERE / "grid.md", min(3, repetitions))
+        grid(HERE / "grid.md", repetitions)
         return
     if options.signals:
         signals(repetitions, HERE / "signals.md")

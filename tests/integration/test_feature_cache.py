@@ -102,13 +102,14 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path):
         Scorer("prefix_shared", str(tmp_path / "there"))
 
 
+def refuse(path, *args, **kwargs):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     model = tiny_model("llava")
     batch = tiny_batch(model, "llava", 1)
     scorer = attached(model, tmp_path)
-
-    def refuse(path, *args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(InputError, match=r"feature_cache: .*Permission denied; make it writable"):
@@ -127,9 +128,6 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     model = tiny_model("llava")
     batch = tiny_batch(model, "llava", 1)
     attached(model, tmp_path).score(model, batch)
-
-    def refuse(path, **kwargs):
-        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("uedpo.scoring.feature_cache.load_file", refuse)
     with pytest.raises(InputError, match=r"feature_cache: .*Permission denied; make it readable"):

@@ -16,8 +16,8 @@ from uedpo.tracking import SUMMARIES, WandbRun, colored
 def _own_media_folder(monkeypatch):
     """A logger says in the environment where media wait, which later tests' processes would inherit."""
     monkeypatch.setattr(tracking, "_staging", None)
-    monkeypatch.setenv("WANDB_DATA_DIR", "restored after the test")
-    del os.environ["WANDB_DATA_DIR"]
+    monkeypatch.setenv("WANDB_DATA_DIR", "")  # so that what was there before comes back
+    monkeypatch.delenv("WANDB_DATA_DIR")
 
 
 def test_online_without_a_server_is_refused(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from uedpo.types import LossOutput, NonNegativeFloat, PositiveFloat
 
 Form = Literal["sigmoid", "ipo", "hinge", "robust"]
 Smoothing = Annotated[float, Interval(ge=0.0, lt=0.5)]
+SMOOTHED = ("sigmoid", "robust")  # forms that label smoothing changes
 
 
 def dpo_loss(
@@ -145,7 +146,7 @@ def _check_form(form: str, label_smoothing: float, sft: float) -> None:
         raise ValueError(f"form={form!r}: must be one of sigmoid, ipo, hinge, robust")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing={label_smoothing}: must be in [0, 0.5)")
-    if label_smoothing and form not in ("sigmoid", "robust"):
+    if label_smoothing and form not in SMOOTHED:
         raise ValueError(f"label_smoothing={label_smoothing} has no effect with form={form}; set it to 0")
     if not sft >= 0:
         raise ValueError(f"sft={sft}: must be at least 0")

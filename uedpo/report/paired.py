@@ -45,7 +45,15 @@ def reference_of(name: Name, against: Name, groups: Settings) -> Name | None:
 
 
 def difference(runs: Sequence[Run], others: Sequence[Run], split: str, metric: str) -> Difference | None:
-    """`paired_bootstrap` of one metric over the seeds both have; None where they share none.
+    """`paired_bootstrap` of one metric over the seeds both have; None where they share none."""
+    pair = paired_counts(runs, others, split, metric)
+    return None if pair is None else paired_bootstrap(*pair)
+
+
+def paired_counts(
+    runs: Sequence[Run], others: Sequence[Run], split: str, metric: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Counts of one metric, each [seeds, scenes, 2], over the seeds both have; None where they share none.
 
     Raises:
         InputError: the two were evaluated on different scenes.
@@ -60,7 +68,7 @@ def difference(runs: Sequence[Run], others: Sequence[Run], split: str, metric: s
         runs, others = ([r for r in side if r.seed in shared] for side in (runs, others))
         if not shared:
             return None
-    return paired_bootstrap(_counts(runs, split, metric), _counts(others, split, metric))
+    return _counts(runs, split, metric), _counts(others, split, metric)
 
 
 def _counts(runs: Sequence[Run], split: str, metric: str) -> np.ndarray:

@@ -243,9 +243,7 @@ class Crop(Corruption):
 
     def __init__(self, least: Share = 0.01, most: Share = 0.2, seed: int = 0) -> None:
         if not 0 < least <= most <= 1:
-            raise ValueError(
-                f"corruption.least={least}, corruption.most={most}: must be 0 < least <= most <= 1"
-            )
+            raise ValueError(f"least={least}, most={most}: must be 0 < least <= most <= 1")
         super().__init__(seed)
         self.least, self.most = least, most
 

@@ -114,7 +114,7 @@ class UncertaintyProbe(TokenWeigher):
             return torch.ones_like(clear.logps)
         step = self.module.global_step
         made, signals = self.memory.find(batch) if self.reuse else None, None
-        if made is None and step % self.every_n_steps and self.memory.means is not None:
+        if made is None and step % self.every_n_steps:
             made = self.memory.means_of(batch)
         if made is None:
             signals = self._fresh(batch, clear, step)

@@ -44,9 +44,13 @@ class WeightMemory:
                 weights[row, batch.mask[row]] = self.rows[name][side].to(weights)
         return weights
 
-    def means_of(self, batch: PairBatch) -> Tensor:
-        """The last probe's branch means as weights [2B, T]; 1 where masked and in rows without an image."""
-        assert self.means is not None
+    def means_of(self, batch: PairBatch) -> Tensor | None:
+        """The last probe's branch means as weights [2B, T]; 1 where masked and in rows without an image.
+
+        None before the first probe.
+        """
+        if self.means is None:
+            return None
         seen = batch.seeing
         flat = torch.tensor(self.means, device=seen.device).repeat_interleave(len(batch.ids))[:, None]
         return torch.where(seen, flat, 1.0)
