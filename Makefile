@@ -52,7 +52,7 @@ test-all: setup  ## run the slow tests too
 	$(BIN)/python -m pytest -m 'not gpu'
 
 coverage: setup  ## line coverage of the pure modules
-	$(BIN)/python -m pytest tests/unit --cov=uedpo.weights.uncertainty --cov=uedpo.weights.corruption --cov=uedpo.loss --cov=uedpo.metrics --cov-report=term-missing --cov-fail-under=95
+	$(BIN)/python -m pytest tests/unit --cov=uedpo.weights.uncertainty --cov=uedpo.corruption --cov=uedpo.loss --cov=uedpo.results.statistics --cov-report=term-missing --cov-fail-under=95
 
 check: setup  ## ruff and mypy
 	$(BIN)/ruff check .

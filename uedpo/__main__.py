@@ -1,6 +1,6 @@
 """`python -m uedpo`, and the `uedpo` command: hears signals before anything heavy is imported."""
 
-from uedpo import preemption
+from uedpo.runtime import preemption
 
 
 def main() -> None:

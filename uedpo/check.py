@@ -17,16 +17,16 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
-from uedpo import redact
-from uedpo.build import quiet
+from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
+from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.data.rows import CheckedPairs
+from uedpo.data.spans import check_weights_are_read
 from uedpo.data.survey import QUANTILES, Measured, images_a_row, quantiles, survey
-from uedpo.data.weights import check_weights_are_read
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
-from uedpo.overrides import BAD_COMMAND_LINE, check_command_line
-from uedpo.progress import late_bar
-from uedpo.validate import validate
+from uedpo.runtime import redact
+from uedpo.runtime.progress import late_bar
+from uedpo.runtime.quiet import quiet
 
 SHOWN = 6  # rows on the page
 NAMED = 10  # problems that are printed
@@ -38,9 +38,9 @@ def check(cfg: DictConfig, folder: Path) -> int:
     Raises:
         InputError: model or data cannot be used at all.
     """
+    from uedpo.corruption.base import check_corruption
     from uedpo.model.families import family_of
     from uedpo.scoring import Scorer
-    from uedpo.weights.corruption import check_corruption
 
     quiet()
     source = instantiate(cfg.model)

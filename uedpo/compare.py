@@ -13,25 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uedpo.errors import InputError, os_line, plain_line
-from uedpo.report.page import SPLITS
-from uedpo.report.paired import differences, differences_table, forest_plot
+from uedpo.report.differences import differences_table, forest_plot
 from uedpo.report.plots import write_plots
-from uedpo.report.runs import Run, choose_metric, is_base, runs_of
-from uedpo.report.summary import (
-    Name,
-    Settings,
-    base_of,
-    best_text,
-    columns,
-    parameters,
-    scenes_text,
-    settings,
-    table,
-    value,
-)
-from uedpo.report.sweep import failures
-from uedpo.results import BASE, key_of
+from uedpo.report.summary import best_text, scenes_text, table
+from uedpo.results.keys import BASE, key_of
+from uedpo.results.metrics import SPLITS
+from uedpo.results.paired import differences
+from uedpo.results.runs import Run, choose_metric, is_base, runs_of
+from uedpo.results.settings import Name, Settings, base_of, columns, parameters, settings, value
 from uedpo.sweep import journal
+from uedpo.sweep.summary import failures
 
 
 def compare(

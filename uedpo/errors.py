@@ -1,4 +1,6 @@
-"""Errors of bad input: one line each, no traceback. Apart from `types`, so that scoring needs no torch."""
+"""Errors of bad input: one line each, no traceback. Needs no torch."""
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
@@ -22,6 +24,13 @@ class Stopped(SystemExit):
     def __init__(self, line: str, code: int) -> None:
         super().__init__(code)
         self.line = line
+
+
+def stop_on(problems: list[str]) -> None:
+    """Raise a ConfigError that lists `problems`, if there are any."""
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)} in the configuration"
+        raise ConfigError("\n  ".join([f"{count}:", *problems]))
 
 
 def local_path(text: str) -> Path:

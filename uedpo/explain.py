@@ -16,9 +16,8 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from uedpo.errors import ConfigError, InputError, local_path
-from uedpo.tool import answer, one_configuration, split
-from uedpo.validate import stop_on
+from uedpo.config.command_line import answer, one_configuration, split
+from uedpo.errors import ConfigError, InputError, local_path, stop_on
 
 PAIR = ("image", "prompt", "chosen", "rejected")
 OWN = (*PAIR, "adapter", "output")
@@ -62,11 +61,12 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
     """
     import torch
 
-    from uedpo.build import build_weigher, quiet
+    from uedpo.config.build import build_weigher
     from uedpo.report.page import write_page
     from uedpo.report.record import truth_of
     from uedpo.report.terminal import show
     from uedpo.report.trace import trace_pairs
+    from uedpo.runtime.quiet import quiet
 
     quiet()
     output = local_path(own.get("output", "explain.html"))
@@ -122,7 +122,7 @@ def own_pair(own: dict[str, str], processor: Any) -> Any:
 
 def shipped_pairs() -> Any:
     """The shipped validation pairs, of which the first is shown."""
-    from uedpo.data.microworld import MicroWorldPairs
+    from uedpo.microworld.data import MicroWorldPairs
 
     return MicroWorldPairs("val", 1)
 
@@ -156,9 +156,9 @@ def page_of(trace: dict[str, Any], own: dict[str, str], cfg: DictConfig, overrid
 
     from omegaconf import OmegaConf
 
-    from uedpo.checkpoint import versions
     from uedpo.report import tables
     from uedpo.report.page import render, token_section
+    from uedpo.runtime.versions import versions
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     rows = tables.settings(plain)

@@ -19,13 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from uedpo import redact
-from uedpo.atomic import whole_folder
-from uedpo.errors import InputError, local_path, plain_line
+from uedpo.config.trust import trust_problems
+from uedpo.errors import InputError, local_path, plain_line, stop_on
 from uedpo.evaluation.options import command
 from uedpo.report.card import write_card
-from uedpo.trust import trust_problems
-from uedpo.validate import stop_on
+from uedpo.runtime import redact
+from uedpo.runtime.atomic import whole_folder
 
 NEEDED = ("config.yaml", "metrics.json", "environment.json")  # the last is written when all is done
 PAIRS = 2  # of the run's data, by which merged weights are compared
@@ -209,8 +208,8 @@ def write_merged(place: Path, found: Finished, source: Any) -> Parity:
     """
     import torch
 
-    from uedpo.build import quiet
     from uedpo.model.hf import HFModel, attach_adapter
+    from uedpo.runtime.quiet import quiet
 
     quiet()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -239,7 +238,7 @@ def response_logits(model: Any, batch: Any) -> Any:
     """Logits of the response tokens of a batch, fp32 [N, V]."""
     import torch
 
-    from uedpo.scoring.plain import image_inputs, unwrap
+    from uedpo.model.inputs import image_inputs, unwrap
 
     base = unwrap(model)
     shown = [entry for row in batch.images for entry in row]

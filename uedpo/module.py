@@ -11,15 +11,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from uedpo.corruption.base import Corruption, corrupt_batch
+from uedpo.errors import InputError
 from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST, dpo_loss
 from uedpo.model.families import family_of
 from uedpo.model.hf import HFModel
+from uedpo.model.inputs import unwrap
 from uedpo.model.sharded import shard_layers, trained_weights
+from uedpo.reference.cache import ReferenceCache
 from uedpo.scoring import Scorer
-from uedpo.scoring.plain import unwrap
-from uedpo.scoring.reference_cache import ReferenceCache
-from uedpo.types import InputError, LossOutput, PairBatch, TokenScores
-from uedpo.weights.corruption import Corruption, corrupt_batch
+from uedpo.types import LossOutput, PairBatch, TokenScores
 
 Loss = Callable[..., LossOutput]
 # (batch, clear scores) -> detached weights [2B, T]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from uedpo import preemption
+from uedpo.runtime import preemption
 
 if __name__ == "__main__":
     preemption.install()  # before the imports below, which take seconds
@@ -22,39 +22,30 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo import redact
-from uedpo.atomic import replace
-from uedpo.build import (
+from uedpo.config.build import (
     build_callbacks,
     build_module,
     build_reference_cache,
     build_weigher,
     check_layout,
-    quiet,
 )
+from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
+from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
-from uedpo.data.weights import check_weights_are_read
-from uedpo.errors import GuardError, InputError, Stopped, plain_line
-from uedpo.lock import held
-from uedpo.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
-from uedpo.progress import late_bar
-from uedpo.ranks import folder_problems, gpu_problems, launch_problems, rank, world_size
-from uedpo.report.runs import objective
-from uedpo.report.sweep import SUMMARY, end_sweep, sweep_exit_code
-from uedpo.results import (
-    OWN_ROWS,
-    append_row,
-    base_config,
-    check_appendable,
-    code_version,
-    key_of,
-    make_row,
-    read_rows,
-    trial_config,
-    write_rows,
-)
+from uedpo.data.spans import check_weights_are_read
+from uedpo.errors import ConfigError, GuardError, InputError, Stopped, plain_line, stop_on
+from uedpo.results.keys import base_config, key_of, trial_config
+from uedpo.results.runs import objective
+from uedpo.results.store import OWN_ROWS, append_row, check_appendable, make_row, read_rows, write_rows
+from uedpo.runtime import redact
+from uedpo.runtime.atomic import replace
+from uedpo.runtime.lock import held
+from uedpo.runtime.progress import late_bar
+from uedpo.runtime.quiet import quiet
+from uedpo.runtime.ranks import folder_problems, gpu_problems, launch_problems, rank, world_size
+from uedpo.runtime.versions import code_version
+from uedpo.sweep.summary import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.sweep.trial import run_trial
-from uedpo.validate import ConfigError, stop_on, validate
 
 
 def run(cfg: DictConfig) -> str | None:
@@ -67,7 +58,7 @@ def run(cfg: DictConfig) -> str | None:
     with held(folder) if rank() == 0 else contextlib.nullcontext():
         stored = use_stored(cfg, folder)
         if stored is None:
-            from uedpo.tracking import closing  # imports Lightning, which a stored trial does without
+            from uedpo.logger.wandb import closing  # imports Lightning, which a stored trial does without
 
             with closing():
                 train(cfg, folder)
@@ -102,7 +93,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     """Evaluate the base model, fit, evaluate, store, report."""
     import pytorch_lightning as pl
 
-    from uedpo.tracking import log_end, log_start
+    from uedpo.logger.wandb import log_end, log_start
 
     stop_on(gpu_problems(cfg.trainer))
     quiet()
@@ -176,9 +167,9 @@ def find_start(cfg: DictConfig, data: Any, folder: Path) -> tuple[Any, Path | No
     """(checkpoint plugin, checkpoint to continue from or None); saves config.yaml once that is settled.
 
     Raises:
-        InputError: see `uedpo.checkpoint.choose`.
+        InputError: see `uedpo.callbacks.checkpoint_files.choose`.
     """
-    from uedpo.checkpoint import Identity, VerifiedIO, choose, sweep
+    from uedpo.callbacks.checkpoint_files import Identity, VerifiedIO, choose, sweep
 
     io = VerifiedIO(Identity(trial_config(cfg), data.fingerprint()))
     start = choose(cfg.resume, folder / "checkpoints", io)

@@ -70,7 +70,7 @@ def make_trainer(
 
 def _strategy(name: str, ranks: int, timeout: float | None) -> Any:
     waiting: dict[str, Any] = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
-    if name == "fsdp":  # checkpoints in one file, which `uedpo.checkpoint` can seal
+    if name == "fsdp":  # checkpoints in one file, which `uedpo.callbacks.checkpoint_files` can seal
         return ModelParallelStrategy(
             data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False, **waiting
         )

@@ -14,8 +14,6 @@ import torch
 from annotated_types import Ge, Gt, Interval, Le
 from torch import Tensor
 
-from uedpo.errors import InputError as InputError
-
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
 Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]

@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from uedpo.build import build_module, build_weigher
+from uedpo.config.build import build_module, build_weigher
+from uedpo.config.overrides import conf_folder
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
-from uedpo.overrides import conf_folder
+from uedpo.microworld.data import MicroWorldPairs
+from uedpo.model.inputs import unwrap
 from uedpo.scoring.head import token_scores
-from uedpo.scoring.plain import score, unwrap
+from uedpo.scoring.plain import score
 from uedpo.types import PairBatch, TokenScores
 from uedpo.weights.probe import Signals, UncertaintyProbe
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from uedpo.overrides import conf_folder
-from uedpo.results import BASE, read_rows
+from uedpo.config.overrides import conf_folder
+from uedpo.results.keys import BASE
+from uedpo.results.store import read_rows
 
 HERE = Path(__file__).parent
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from uedpo.metrics import paired_bootstrap, paired_variances
-from uedpo.report.paired import paired_counts
-from uedpo.report.runs import runs_of
-from uedpo.report.summary import Settings, settings
+from uedpo.results.paired import paired_counts
+from uedpo.results.runs import runs_of
+from uedpo.results.settings import Settings, settings
+from uedpo.results.statistics import paired_bootstrap, paired_variances
 
 HERE = Path(__file__).parent
 SETTINGS = {"tuned": "results.jsonl", "aggressive": "aggressive.jsonl"}

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from uedpo.corruption.diffusion import Diffusion
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import contradicts, scene_of, token_truth
 from uedpo.model.hf import HFModel
 from uedpo.scoring import Scorer
 from uedpo.types import PairBatch, TokenScores
-from uedpo.weights.corruption import Diffusion
 from uedpo.weights.signals import token_signal
 
 HERE = Path(__file__).parent

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests import backbones
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
 from uedpo.loss import dpo_loss, ue_dpo_loss
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.model.hf import HFModel, lora
 from uedpo.module import PreferenceModule
 from uedpo.optim import adamw_cosine

@@ -15,7 +15,7 @@ from uedpo.loss import dpo_loss, ue_dpo_loss  # noqa: E402
 from uedpo.model.hf import HFModel, lora  # noqa: E402
 from uedpo.module import PreferenceModule  # noqa: E402
 from uedpo.optim import adamw_cosine  # noqa: E402
-from uedpo.planning.step import count_step  # noqa: E402
+from uedpo.plan.step import count_step  # noqa: E402
 from uedpo.weights.probe import UncertaintyProbe  # noqa: E402
 
 

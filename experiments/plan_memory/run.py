@@ -30,7 +30,7 @@ from cases import CASES, Case, batch_of, module_of, source_of  # noqa: E402
 
 def estimated(case: Case) -> int:
     """Bytes at the peak."""
-    from uedpo.planning.step import count_step
+    from uedpo.plan.step import count_step
 
     module, probe = module_of(case)
     config = source_of(case).config()
@@ -42,7 +42,7 @@ def measured(case: Case) -> dict[str, int]:
     what weights, gradients and optimiser state take."""
     from torch.utils.data import DataLoader
 
-    from uedpo.build import quiet
+    from uedpo.runtime.quiet import quiet
     from uedpo.trainer import make_trainer
 
     quiet()

@@ -20,14 +20,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from uedpo.build import build_module, build_weigher
+from uedpo.config.build import build_module, build_weigher
+from uedpo.config.overrides import conf_folder
 from uedpo.data.collate import PairCollator
 from uedpo.data.datamodule import PairDataModule
-from uedpo.data.microworld import MicroWorldPairs
-from uedpo.metrics import mean_interval
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import scene_of, token_truth
-from uedpo.overrides import conf_folder
-from uedpo.results import append_row
+from uedpo.results.statistics import mean_interval
+from uedpo.results.store import append_row
 from uedpo.types import PairBatch
 
 HERE = Path(__file__).parent

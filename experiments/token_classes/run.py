@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from uedpo.corruption.diffusion import Diffusion
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.scene import make_scene
 from uedpo.microworld.truth import TOKEN_CLASSES, judge, read, token_classes
 from uedpo.model.hf import HFModel
 from uedpo.scoring.plain import score
-from uedpo.weights.corruption import Diffusion
 from uedpo.weights.probe import UncertaintyProbe
 
 COLUMNS = (

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tests.unit.test_report import run_folder
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.scene import make_scene, render
 from uedpo.report.classes import class_table
 from uedpo.report.pictures import picture_url

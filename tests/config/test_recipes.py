@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from tests.config.test_validate import EXPERIMENTS, composed
-from uedpo.overrides import conf_folder
-from uedpo.validate import validate
+from uedpo.config.overrides import conf_folder
+from uedpo.config.validate import validate
 
 # the paper's alpha, and steps of 64 pairs in two epochs
 ALPHA = {"llava15_7b": 0.3, "llava15_13b": 0.25, "qwen25vl_3b": 0.15}

@@ -4,10 +4,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from uedpo.config.overrides import check_overrides, conf_folder
+from uedpo.config.validate import validate
 from uedpo.data.formats import FORMATS
-from uedpo.overrides import check_overrides, conf_folder
-from uedpo.results import read_rows
-from uedpo.validate import ConfigError, validate
+from uedpo.errors import ConfigError
+from uedpo.results.store import read_rows
 
 EXPERIMENTS, METHODS, CORRUPTIONS, TUNED, MODELS = (
     sorted(p.stem for p in (conf_folder() / group).glob("*.yaml"))

@@ -5,8 +5,8 @@ import pytorch_lightning as pl
 import torch
 
 from uedpo.data.datamodule import PairDataModule
-from uedpo.data.microworld import MicroWorldPairs
 from uedpo.loss import dpo_loss, ue_dpo_loss
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.model.hf import HFModel, lora
 from uedpo.module import PreferenceModule
 from uedpo.optim import adamw_cosine

@@ -9,18 +9,20 @@ import torch
 from transformers import modeling_utils
 
 from tests import backbones
+from uedpo.config.overrides import conf_folder
+from uedpo.corruption.base import check_corruption, corrupt_batch
+from uedpo.corruption.diffusion import Diffusion
+from uedpo.corruption.spatial import Blank, Crop
 from uedpo.data.collate import PairCollator
+from uedpo.errors import InputError
 from uedpo.evaluation.generate import generate
 from uedpo.model.chat import chat_prompt
 from uedpo.model.families import Family, family_of
 from uedpo.model.hf import HFModel, attach_adapter, lora
 from uedpo.model.lora import add_lora
-from uedpo.overrides import conf_folder
 from uedpo.scoring import Scorer
 from uedpo.scoring.placeholders import image_of, num_features
 from uedpo.scoring.prefix_shared import FAMILIES
-from uedpo.types import InputError
-from uedpo.weights.corruption import Blank, Crop, Diffusion, check_corruption, corrupt_batch
 
 every_family = pytest.mark.parametrize("family", backbones.CLASSES)
 

@@ -13,7 +13,7 @@ import pytest
 
 from uedpo.evaluation.append_file import ANSWERS, read
 from uedpo.evaluation.generate import answer_benchmark
-from uedpo.evaluation.microworld_assets import write_assets
+from uedpo.microworld.assets import write_assets
 from uedpo.microworld.grammar import PROMPTS
 
 has_score = importlib.util.find_spec("uedpo.evaluation.score") is not None
@@ -67,7 +67,7 @@ def test_pope_is_scored_and_shown(folder):
 
 @needs_score
 def test_chair_agrees_with_the_microworlds_own(folder, nltk):
-    from uedpo.evaluation.microworld import TEST_START, caption_counts
+    from uedpo.microworld.evaluation import TEST_START, caption_counts
     from uedpo.microworld.scene import make_scene
 
     output = folder / "chair_report.json"

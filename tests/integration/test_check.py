@@ -11,10 +11,10 @@ from tests.rows_of_formats import CHOSEN, REJECTED, SAME, TURN, answer, write_js
 from tests.security.test_attacks import HOSTILE
 from uedpo import check
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
 from uedpo.data.survey import measure, quantiles
+from uedpo.errors import InputError
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.model.hf import HFModel
-from uedpo.types import InputError
 
 
 @pytest.fixture

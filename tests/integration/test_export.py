@@ -19,8 +19,8 @@ import uedpo.run
 from tests.reliability.harness import tiny_model_folder
 from uedpo import export
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
 from uedpo.evaluation.options import command
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.report.card import last_part, write_card
 
 

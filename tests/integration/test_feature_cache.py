@@ -5,9 +5,9 @@ import torch
 
 from tests.config.test_validate import problems
 from tests.tiny import tiny_batch, tiny_model
+from uedpo.errors import InputError
 from uedpo.scoring import Scorer
 from uedpo.scoring.feature_cache import FeatureCache
-from uedpo.types import InputError
 
 FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
 

@@ -13,7 +13,7 @@ from tests.judge_stub import MODEL, Stub
 from uedpo.evaluation.append_file import ANSWERS, REPLIES, AppendFile, read
 from uedpo.evaluation.generate import answer_benchmark
 from uedpo.evaluation.judge import judge_answers
-from uedpo.evaluation.microworld_assets import write_assets
+from uedpo.microworld.assets import write_assets
 from uedpo.microworld.grammar import PROMPTS
 
 few_and_many = pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

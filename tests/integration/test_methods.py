@@ -6,17 +6,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from uedpo.build import build_module, build_weigher
+from uedpo.config.build import build_module, build_weigher
+from uedpo.config.overrides import conf_folder
+from uedpo.corruption.diffusion import Diffusion
+from uedpo.corruption.spatial import Blank
 from uedpo.data.collate import PairCollator
 from uedpo.data.datamodule import PairDataModule
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.errors import InputError
 from uedpo.loss import ON_REQUEST, tpo_loss
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.module import PreferenceModule
 from uedpo.optim import adamw_cosine
-from uedpo.overrides import conf_folder
 from uedpo.scoring import plain
-from uedpo.types import InputError
-from uedpo.weights.corruption import Blank, Diffusion
 from uedpo.weights.probe import UncertaintyProbe
 
 # those that differ in `weights.control` or `weights.signal` share the code of ue_dpo

@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 from tests.integration.conftest import same, trained
 from tests.integration.test_run import uedpo
 from uedpo.callbacks.periodic_evaluation import START, PeriodicEvaluation
-from uedpo.evaluation.microworld import TEST_START
+from uedpo.microworld.evaluation import TEST_START
 
 
 class Watch(pl.Callback):

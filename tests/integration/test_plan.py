@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageTextToText
 
-from uedpo import plan
+from uedpo.plan import __main__ as plan
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "plan_memory"
 FEW = ("data.train.num_pairs=8", "data.val.num_pairs=2")

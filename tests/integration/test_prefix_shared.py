@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.tiny import FAMILIES, tiny_batch, tiny_model
+from uedpo.errors import InputError
 from uedpo.loss import ue_dpo_loss
 from uedpo.scoring import Scorer, prefix_shared
 from uedpo.scoring.attention import PrefixLayout, _segments, _varlen
-from uedpo.types import InputError
 from uedpo.weights.probe import UncertaintyProbe
 
 

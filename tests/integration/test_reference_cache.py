@@ -14,20 +14,21 @@ from PIL import Image
 
 from tests.config.test_validate import problems
 from tests.integration.conftest import same, trained
+from uedpo.config.overrides import check_overrides
+from uedpo.corruption.spatial import Blank
 from uedpo.data.datamodule import PairDataModule
 from uedpo.data.jsonl import JsonlPairs
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.errors import InputError
 from uedpo.loss import dpo_loss, napo_loss, tpo_loss, ue_dpo_loss
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.model.hf import HFModel, lora
 from uedpo.module import PreferenceModule
 from uedpo.optim import adamw_cosine
-from uedpo.overrides import check_overrides
-from uedpo.results import key_of, trial_config
-from uedpo.scoring import Scorer, reference_cache
-from uedpo.scoring.reference_cache import ReferenceCache
-from uedpo.scoring.reference_key import setting_of
-from uedpo.types import InputError
-from uedpo.weights.corruption import Blank
+from uedpo.reference import cache as reference_cache
+from uedpo.reference.cache import ReferenceCache
+from uedpo.reference.key import setting_of
+from uedpo.results.keys import key_of, trial_config
+from uedpo.scoring import Scorer
 from uedpo.weights.probe import UncertaintyProbe
 
 LOSSES = {"dpo": dpo_loss, "ue_dpo": ue_dpo_loss, "napo": napo_loss}

@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from tests.integration.conftest import same, trained
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.weights.probe import UncertaintyProbe
 from uedpo.weights.reuse import WeightMemory
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from uedpo.metrics import CAPTION_RATIOS
-from uedpo.results import read_rows, unpack
+from uedpo.results.statistics import CAPTION_RATIOS
+from uedpo.results.store import read_rows, unpack
 
 TINY = [
     "trainer.max_steps=3", "trainer.val_every_n_batches=1", "evaluation.num_shift=12",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.scoring.plain import score
 from uedpo.types import PreferencePair
 from uedpo.weights.probe import UncertaintyProbe

@@ -8,11 +8,12 @@ import torch
 from tests.integration.test_prefix_shared import assert_close, scorer_for
 from tests.tiny import IMAGE, _images, tiny_model
 from uedpo.data.collate import PairCollator
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.errors import InputError
 from uedpo.loss import dpo_loss, ue_dpo_loss
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.module import PreferenceModule
 from uedpo.scoring.prefix_shared import sharing
-from uedpo.types import InputError, PairBatch
+from uedpo.types import PairBatch
 from uedpo.weights.columns import ColumnWeights
 from uedpo.weights.probe import UncertaintyProbe
 
@@ -186,7 +187,7 @@ def test_weights_that_nothing_would_read_are_refused(tmp_path):
     from tests.rows_of_formats import SAME, write_json
     from uedpo.data.files import FilePairs
     from uedpo.data.reading import read_rows
-    from uedpo.data.weights import check_weights_are_read
+    from uedpo.data.spans import check_weights_are_read
 
     def pairs(**more):
         lines = read_rows(write_json(tmp_path / "a.jsonl", [SAME["trl"][0] | more]))

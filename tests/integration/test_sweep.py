@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from uedpo.metrics import mean_interval
+from uedpo.results.statistics import mean_interval
 from uedpo.sweep.journal import NAME, read
 
 TINY = [

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.test_run import TINY
 from tests.security.test_secrets import CANARIES, go, hits
-from uedpo.tracking import PREFIXES
+from uedpo.logger.wandb import PREFIXES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,13 +9,13 @@ import time
 
 import torch
 
-import uedpo.checkpoint
-import uedpo.metrics_csv
+import uedpo.callbacks.checkpoint_files
+import uedpo.logger.csv
+from uedpo.callbacks.checkpoint_files import VerifiedIO
 from uedpo.callbacks.checkpoints import Checkpoints
 from uedpo.callbacks.guard import Guard
 from uedpo.callbacks.throughput import Throughput
-from uedpo.checkpoint import VerifiedIO
-from uedpo.metrics_csv import MetricsCSV
+from uedpo.logger.csv import MetricsCSV
 from uedpo.model.hf import HFModel
 from uedpo.module import PreferenceModule
 
@@ -31,8 +31,8 @@ POINTS = {
     "after row": (MetricsCSV, "log_metrics", True),
     "validation": (PreferenceModule, "validation_step", False),
     "dump": (Checkpoints, "on_save_checkpoint", True),
-    "before rename": (uedpo.checkpoint, "manifest_of", False),
-    "between rename and manifest": (uedpo.checkpoint, "versions", False),
+    "before rename": (uedpo.callbacks.checkpoint_files, "manifest_of", False),
+    "between rename and manifest": (uedpo.callbacks.checkpoint_files, "versions", False),
     "before links": (Checkpoints, "_tidy", False),
     "after links": (Checkpoints, "_tidy", True),
     "end of training": (Checkpoints, "on_train_end", False),
@@ -81,11 +81,11 @@ def crash():
 
 
 def after_bytes(nth, size, action=kill):
-    """Killed when the nth file that `uedpo.atomic.replace` writes has so many bytes."""
+    """Killed when the nth file that `uedpo.runtime.atomic.replace` writes has so many bytes."""
 
     def plant():
         calls = 0
-        real = uedpo.checkpoint._Hashing.write
+        real = uedpo.callbacks.checkpoint_files._Hashing.write
 
         def write(self, data):
             nonlocal calls
@@ -96,7 +96,7 @@ def after_bytes(nth, size, action=kill):
                 action()
             return real(self, data)
 
-        uedpo.checkpoint._Hashing.write = write
+        uedpo.callbacks.checkpoint_files._Hashing.write = write
 
     return plant
 

@@ -28,14 +28,15 @@ from omegaconf import open_dict
 from safetensors.torch import load_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-import uedpo.build
+import uedpo.config.build
 import uedpo.report.page
 import uedpo.report.record
 import uedpo.run
-from uedpo import preemption
-from uedpo.checkpoint import checkpoints, versions
+from uedpo.callbacks.checkpoint_files import checkpoints
+from uedpo.config.overrides import conf_folder
 from uedpo.model.hf import HFModel
-from uedpo.overrides import conf_folder
+from uedpo.runtime import preemption
+from uedpo.runtime.versions import versions
 
 SHIPPED = Path(HFModel("uedpo:micro_llava").location)
 TIMED = "perf/"  # wall-clock columns, which no two runs share
@@ -65,14 +66,14 @@ def tiny_model_folder(folder: Path) -> Path:
 
 def _import_all(model):
     """What a run imports as it goes, imported here, where every child finds it."""
-    uedpo.build.quiet()
+    uedpo.runtime.quiet.quiet()
     cfg, _ = composed(tuple(command("none", model)))
     source = instantiate(cfg.model)
     data = instantiate(cfg.data)(processor=source.processor(), seed=0)
-    module = uedpo.build.build_module(cfg, source, instantiate(cfg.corruption, seed=0))
+    module = uedpo.config.build.build_module(cfg, source, instantiate(cfg.corruption, seed=0))
     module.configure_model()
     data.collate([data.train[0]])
-    uedpo.build.build_callbacks(cfg)
+    uedpo.config.build.build_callbacks(cfg)
     for logger in cfg.logger.values():
         instantiate(logger, save_dir="none")
     instantiate(cfg.trainer, callbacks=[], logger=[], default_root_dir="none")

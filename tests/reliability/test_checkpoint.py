@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import uedpo.checkpoint
+import uedpo.callbacks.checkpoint_files
 from tests.reliability import faults
-from uedpo.checkpoint import (
+from uedpo.callbacks.checkpoint_files import (
     DamagedError,
     Identity,
     VerifiedIO,
@@ -26,9 +26,9 @@ from uedpo.checkpoint import (
     sweep,
     verify,
 )
-from uedpo.lock import held
-from uedpo.metrics_csv import MetricsCSV
-from uedpo.types import InputError
+from uedpo.errors import InputError
+from uedpo.logger.csv import MetricsCSV
+from uedpo.runtime.lock import held
 
 CONFIG = {"seed": 0, "optim": {"lr": 0.1}, "trainer": {"max_steps": 9}, "resume": None}
 IO = VerifiedIO(Identity(CONFIG, "data"))
@@ -151,7 +151,7 @@ def test_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(uedpo.checkpoint._Hashing, "write", full)
+    monkeypatch.setattr(uedpo.callbacks.checkpoint_files._Hashing, "write", full)
     with pytest.raises(InputError, match=r"step-00000002.ckpt: cannot be written \(No space left"):
         saved(tmp_path, 2)
     monkeypatch.undo()
@@ -183,7 +183,7 @@ def test_second_run_in_a_folder_stops_and_names_the_first(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from uedpo.lock import held
+from uedpo.runtime.lock import held
 with held(Path({str(tmp_path)!r})):
     print("held", flush=True)
     sys.stdin.read()
@@ -207,7 +207,7 @@ def writer(folder, pipe):
         saved(folder, step)
         os.write(pipe, bytes([step % 256]))
         for path in checkpoints(folder)[:-2]:
-            uedpo.checkpoint.remove(path)
+            uedpo.callbacks.checkpoint_files.remove(path)
 
 
 def kill_writer(folder, number, draw):

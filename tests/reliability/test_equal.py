@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 
 from tests.reliability.harness import command, finish, result, tiny_model_folder
+from uedpo.callbacks.checkpoint_files import Identity, VerifiedIO
 from uedpo.callbacks.checkpoints import Best, Checkpoints
 from uedpo.callbacks.guard import Guard
 from uedpo.callbacks.preemption import Preemption, Watchdog
-from uedpo.checkpoint import Identity, VerifiedIO
 from uedpo.data.datamodule import PairDataModule
-from uedpo.data.microworld import MicroWorldPairs
 from uedpo.loss import dpo_loss
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.model.hf import HFModel, lora
 from uedpo.module import PreferenceModule
 from uedpo.optim import adamw_cosine

@@ -8,7 +8,7 @@ import torch
 
 from tests.reliability import faults
 from tests.reliability.harness import command, finish, start, start_ranks, tiny_model_folder
-from uedpo.checkpoint import checkpoints
+from uedpo.callbacks.checkpoint_files import checkpoints
 
 STEPS = {"steps": 5, "every": 1, "val_every": 5, "accumulate": 2}
 TIMEOUT = 15  # seconds; a batch of the tiny model takes far less, also on a busy machine

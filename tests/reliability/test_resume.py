@@ -10,7 +10,7 @@ import pytest
 
 from tests.reliability import faults
 from tests.reliability.harness import command, finish, result, start, tiny_model_folder
-from uedpo.checkpoint import checkpoints, remove
+from uedpo.callbacks.checkpoint_files import checkpoints, remove
 
 # accumulation, workers -> options of `command`; 10 pairs in batches of 2: 5 micro-batches an epoch
 ONCE, FOUR = {"accumulate": 1, "steps": 12}, {"accumulate": 4, "steps": 6}

@@ -10,9 +10,9 @@ import pytest
 
 from tests.reliability import faults
 from tests.reliability.harness import command, finish, result, start, start_ranks, tiny_model_folder
-from uedpo.checkpoint import checkpoints
-from uedpo.scoring import reference_cache
-from uedpo.scoring.reference_cache import ReferenceCache
+from uedpo.callbacks.checkpoint_files import checkpoints
+from uedpo.reference import cache as reference_cache
+from uedpo.reference.cache import ReferenceCache
 
 STEPS = {"steps": 6, "every": 3, "val_every": 3}
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.reliability import faults
 from tests.reliability.harness import command, finish, result, start, start_ranks, tiny_model_folder
-from uedpo.checkpoint import checkpoints, verify
+from uedpo.callbacks.checkpoint_files import checkpoints, verify
 
 GRACE = 60  # seconds that schedulers commonly give
 STEPS = {"steps": 6, "every": 5, "val_every": 3, "accumulate": 2}

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from tests.reliability import faults
 from tests.reliability.harness import finish, start_ranks, tiny_model_folder
 from uedpo.data.datamodule import PairBatches
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.module import PreferenceModule
 
 ROWS, TEXT_ONLY = 10, (0, 2, 3, 7, 9)

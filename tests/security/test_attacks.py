@@ -23,17 +23,18 @@ from tests.config.test_validate import composed, problems
 from tests.unit.test_images import encoded, noise, png_header
 from tests.unit.test_report import HOSTILE, Nodes, run_folder
 from tests.unit.test_rows import GOOD, rlhf_v, write
+from uedpo.config.overrides import check_overrides, check_own_config, check_trusted_start
+from uedpo.config.trust import target_problem, trust_problems
+from uedpo.config.validate import validate
 from uedpo.data.images import check_image
 from uedpo.data.jsonl import JsonlPairs
 from uedpo.data.rejects import RowProblem
+from uedpo.errors import ConfigError, InputError
 from uedpo.model.hf import HFModel, attach_adapter, lora
-from uedpo.overrides import check_overrides, check_own_config, check_trusted_start
-from uedpo.report.page import cell, write_report
-from uedpo.report.runs import Run
+from uedpo.report.page import write_report
 from uedpo.report.summary import table
-from uedpo.trust import target_problem, trust_problems
-from uedpo.types import InputError
-from uedpo.validate import ConfigError, validate
+from uedpo.report.tables import cell
+from uedpo.results.runs import Run
 
 PACKAGE = Path(__file__).parents[2] / "uedpo"
 
@@ -131,9 +132,9 @@ TARGETS = [
     "evil_module.run",
     "evil_module",
     "uedpo.run.os.system",
-    "uedpo.results.subprocess.run",
+    "uedpo.results.store.subprocess.run",
     "uedpo.run.write_json",
-    "uedpo.results.append_row",
+    "uedpo.results.store.append_row",
     "uedpo.data.jsonl.Path.touch",
     "uedpo.data.jsonl.functools.partial",
     "uedpo.data.rows.os.remove",
@@ -196,7 +197,7 @@ def test_what_the_project_itself_names_is_allowed():
         "uedpo.loss.dpo.dpo_loss",
         "pytorch_lightning.loggers.WandbLogger",
         "transformers.optimization.get_scheduler",
-        "uedpo.report.sweep.SweepSummary",
+        "uedpo.sweep.summary.SweepSummary",
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
         "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
     ]:

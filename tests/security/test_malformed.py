@@ -13,9 +13,9 @@ from tests.config.test_validate import composed
 from tests.security.mutator import GOOD, KEYS, bad_config, bad_picture, bad_row
 from tests.unit.test_images import encoded, noise
 from tests.unit.test_rows import write
+from uedpo.config.validate import validate
 from uedpo.data.jsonl import JsonlPairs
-from uedpo.types import InputError
-from uedpo.validate import ConfigError, validate
+from uedpo.errors import ConfigError, InputError
 
 SIZES = [pytest.param((150, 90, 60), id="some"),
          pytest.param((1000, 600, 400), id="all", marks=pytest.mark.slow)]  # fmt: skip

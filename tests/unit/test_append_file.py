@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
+from uedpo.errors import InputError
 from uedpo.evaluation.append_file import AppendFile, read, sealed
-from uedpo.types import InputError
 
 HEADER = {"kind": 1, "name": "é", "options": {"beams": 3, "cut": None}}
 ROWS = [

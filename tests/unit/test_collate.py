@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from uedpo.corruption.diffusion import corrupt
 from uedpo.data.collate import PairCollator
-from uedpo.types import InputError, PreferencePair
-from uedpo.weights.corruption import corrupt
+from uedpo.errors import InputError
+from uedpo.types import PreferencePair
 
 IMAGE = 9
 

@@ -1,16 +1,8 @@
 import pytest
 import torch
 
-from uedpo.weights.corruption import (
-    Blank,
-    Blur,
-    Crop,
-    Diffusion,
-    Mask,
-    corrupt,
-    noise_scheduler,
-    sample_noise,
-)
+from uedpo.corruption.diffusion import Diffusion, corrupt, noise_scheduler, sample_noise
+from uedpo.corruption.spatial import Blank, Blur, Crop, Mask
 
 KINDS = (Diffusion, Crop, Mask, lambda seed=0: Mask(size=4, seed=seed), Blank, Blur)
 

@@ -7,7 +7,7 @@ import pytest
 
 from uedpo import dashboard
 from uedpo.errors import InputError
-from uedpo.metrics import CAPTION_RATIOS
+from uedpo.results.statistics import CAPTION_RATIOS
 
 
 def test_workspace_has_every_panel():

@@ -8,9 +8,9 @@ from PIL import Image
 from rich.console import Console
 
 from uedpo import explain
+from uedpo.config.command_line import split
 from uedpo.errors import ConfigError, InputError
 from uedpo.report.terminal import show
-from uedpo.tool import split
 
 from .test_report_parts import token
 
@@ -33,7 +33,7 @@ def picture(tmp_path):
 
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["explain", *map(str, arguments)])
-    monkeypatch.setattr("uedpo.tool.redact.install", lambda: None)
+    monkeypatch.setattr("uedpo.config.command_line.redact.install", lambda: None)
     code = explain.main()
     return code, *capsys.readouterr()
 

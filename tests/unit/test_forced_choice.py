@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from uedpo.evaluation.forced_choice import OPENING, answer, forced_choice, question
-from uedpo.evaluation.microworld import MicroWorldEvaluation
+from uedpo.microworld.evaluation import MicroWorldEvaluation
+from uedpo.microworld.forced_choice import OPENING, answer, forced_choice, question
 from uedpo.microworld.scene import COMPANION, make_scene, render
 from uedpo.model.hf import HFModel
 

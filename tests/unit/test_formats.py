@@ -29,8 +29,8 @@ from uedpo.data.formats import FORMATS
 from uedpo.data.prompts import pair_prompt
 from uedpo.data.reading import read_rows
 from uedpo.data.rejects import TooManyRejected
+from uedpo.errors import InputError
 from uedpo.model.hf import HFModel
-from uedpo.types import InputError
 
 
 @pytest.fixture(scope="module")

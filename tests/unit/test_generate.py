@@ -7,18 +7,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from uedpo.errors import ConfigError, InputError
 from uedpo.evaluation import generate as stage
 from uedpo.evaluation.append_file import ANSWERS, read
 from uedpo.evaluation.generate import answer_benchmark, generate
 from uedpo.evaluation.merge import merge
-from uedpo.evaluation.microworld_assets import write_assets
 from uedpo.evaluation.options import parse
 from uedpo.evaluation.protocols import decoding, on_square
+from uedpo.microworld.assets import write_assets
 from uedpo.microworld.grammar import PROMPTS
 from uedpo.microworld.scene import make_scene, render
 from uedpo.model.hf import HFModel, lora
-from uedpo.types import InputError
-from uedpo.validate import ConfigError
 
 MODEL = "uedpo:micro_llava"
 

@@ -8,11 +8,11 @@ from email.utils import formatdate
 import pytest
 
 from tests.judge_stub import FAULTS, MODEL, Stub, phrases_of, reply_to
+from uedpo.errors import InputError
 from uedpo.evaluation.append_file import REPLIES, AppendFile, read
 from uedpo.evaluation.endpoint import Endpoint, _retry_after
 from uedpo.evaluation.judge import judge_answers
 from uedpo.evaluation.judge_tasks import is_readable, tasks
-from uedpo.types import InputError
 
 KEY = "sk-canary-4711"
 NUM = 40

@@ -1,10 +1,10 @@
-"""Live bytes and FLOPs of `uedpo.planning.ledger`, against numbers counted by hand."""
+"""Live bytes and FLOPs of `uedpo.plan.ledger`, against numbers counted by hand."""
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from uedpo.planning.ledger import Ledger
-from uedpo.planning.step import Counted
+from uedpo.plan.ledger import Ledger
+from uedpo.plan.step import Counted
 
 MB = 2**18  # floats
 

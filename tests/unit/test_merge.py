@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
+from uedpo.errors import InputError
 from uedpo.evaluation.append_file import ANSWERS, line_of, sealed
 from uedpo.evaluation.merge import merge
 from uedpo.evaluation.options import command
-from uedpo.types import InputError
 
 
 def write(folder, header, *rows):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from uedpo.metrics import mean_interval, paired_bootstrap, paired_variances, ratio_metrics
+from uedpo.results.statistics import mean_interval, paired_bootstrap, paired_variances, ratio_metrics
 
 
 def test_ratio_metrics_are_ratios_of_sums():

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from uedpo.data.microworld import MicroWorldPairs
-from uedpo.evaluation.microworld import caption_counts
+from uedpo.microworld.data import MicroWorldPairs
+from uedpo.microworld.evaluation import caption_counts
 from uedpo.microworld.grammar import caption, invented
 from uedpo.microworld.pairs import correct, is_well_formed
 from uedpo.microworld.scene import COMPANION, Item, Scene, make_scene, render

@@ -8,13 +8,13 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from tests import backbones
 from uedpo.data.collate import PairCollator
+from uedpo.errors import InputError
 from uedpo.model.chat import answer_frame, no_second_start
 from uedpo.model.families import Family, family_of
 from uedpo.model.hf import HFModel, attach_adapter, lora
 from uedpo.model.lora import AddingLinear, add_lora
 from uedpo.model.quantize import quantization_config, why_not
 from uedpo.scoring import Scorer
-from uedpo.types import InputError
 
 PROJECTORS = {"llava": "multi_modal_projector", "qwen3_vl": "merger", "smolvlm": "connector"}
 

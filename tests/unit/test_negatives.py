@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from uedpo.data.microworld import NEGATIVES, MicroWorldPairs
+from uedpo.microworld.data import NEGATIVES, MicroWorldPairs
 from uedpo.microworld.negatives import NUM_VAL, negatives
 from uedpo.model.hf import HFModel
 

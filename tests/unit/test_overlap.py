@@ -13,8 +13,8 @@ from PIL import Image
 from uedpo.data.datamodule import PairDataModule
 from uedpo.data.jsonl import JsonlPairs
 from uedpo.data.overlap import find_overlap
+from uedpo.errors import InputError
 from uedpo.model.hf import HFModel
-from uedpo.types import InputError
 
 
 def _file(folder: Path, name: str, rows: list[dict[str, object]]) -> JsonlPairs:

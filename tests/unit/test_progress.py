@@ -1,10 +1,10 @@
-"""uedpo.progress: bars of long steps."""
+"""uedpo.runtime.progress: bars of long steps."""
 
 import pytest
 from pytorch_lightning.callbacks import RichProgressBar
 
-from uedpo import progress
 from uedpo.callbacks.progress import Bar
+from uedpo.runtime import progress
 
 
 @pytest.mark.parametrize(("looked_at", "want"), [(True, [3.5]), (False, [])])

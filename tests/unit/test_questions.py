@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from uedpo.errors import InputError
 from uedpo.evaluation.questions import images_digest, load
-from uedpo.types import InputError
 
 BENCHMARKS = os.environ.get("UEDPO_BENCHMARKS")
 needs_benchmarks = pytest.mark.skipif(not BENCHMARKS, reason="UEDPO_BENCHMARKS is not set")

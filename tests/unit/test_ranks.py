@@ -8,11 +8,10 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 
 import uedpo.run
 from tests.config.test_validate import composed, problems
+from uedpo.config.overrides import check_overrides
 from uedpo.data.datamodule import PairDataModule
-from uedpo.errors import InputError
-from uedpo.overrides import check_overrides
-from uedpo.ranks import folder_problems, gpu_problems, launch_problems, launched, rank, world_size
-from uedpo.validate import ConfigError
+from uedpo.errors import ConfigError, InputError
+from uedpo.runtime.ranks import folder_problems, gpu_problems, launch_problems, launched, rank, world_size
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "GROUP_RANK": "1"}
 SRUN = {

@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from tests.config.test_validate import composed, problems
-from uedpo.overrides import check_arguments
-from uedpo.redact import BLOT, install, looks_secret, redact
-from uedpo.trust import trust_problems
-from uedpo.validate import ConfigError
+from uedpo.config.overrides import check_arguments
+from uedpo.config.trust import trust_problems
+from uedpo.errors import ConfigError
+from uedpo.runtime.redact import BLOT, install, looks_secret, redact
 
 # assembled, so that scanners of repositories do not take them for real ones
 SECRETS = [

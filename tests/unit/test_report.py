@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 import pytest
 
 from uedpo.errors import InputError
-from uedpo.metrics import ratio_metrics
 from uedpo.report.page import write_report
+from uedpo.results.statistics import ratio_metrics
 
 HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>",
            "</div></body>", "javascript:alert(1)", "' onmouseover='alert(1)", "{{ 7 * 7 }}", "&lt;b&gt;",

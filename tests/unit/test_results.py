@@ -6,25 +6,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from uedpo import results
 from uedpo.compare import compare
-from uedpo.metrics import ratio_metrics
-from uedpo.results import (
-    BASE,
-    append_row,
-    base_config,
-    check_appendable,
-    differing,
-    key_of,
-    make_row,
-    method_name,
-    pack,
-    read_rows,
-    trial_config,
-    unpack,
-    value_of,
-)
-from uedpo.types import InputError
+from uedpo.errors import InputError
+from uedpo.runtime import versions
+from uedpo.results.keys import BASE, base_config, differing, key_of, method_name, trial_config, value_of
+from uedpo.results.statistics import ratio_metrics
+from uedpo.results.store import append_row, check_appendable, make_row, pack, read_rows, unpack
 
 COUNTS = ("captions", "mentions", "hallucinated", "hallucinated_captions", "present", "found",
           "small_present", "small_found", "attributes", "attributes_right", "positions",
@@ -248,14 +235,14 @@ def test_only_changes_of_package_or_configs_make_a_version_dirty(tmp_path, monke
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *who, *command], check=True, capture_output=True)
 
-    for name in ("uedpo/results.py", "conf/config.yaml", "experiments/results.jsonl"):
+    for name in ("uedpo/results/store.py", "conf/config.yaml", "experiments/results.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("one\n")
     git("init")
     git("add", ".")
     git("commit", "-m", "one")
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "uedpo/results.py"))
-    version = results.code_version.__wrapped__
+    monkeypatch.setattr(versions, "__file__", str(tmp_path / "uedpo/runtime/versions.py"))
+    version = versions.code_version.__wrapped__
     clean = version()
     assert len(clean) == 12
     (tmp_path / "experiments/results.jsonl").write_text("two\n")

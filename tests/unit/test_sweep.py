@@ -5,14 +5,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
 from uedpo.compare import compare
+from uedpo.config.overrides import conf_folder, missing_plugin
 from uedpo.errors import InputError
-from uedpo.metrics import ratio_metrics
-from uedpo.overrides import conf_folder
-from uedpo.report.runs import choose_metric, objective, read_run, runs_of
-from uedpo.report.summary import best_text, columns, parameters, rerun_command, settings, short, table
-from uedpo.results import OWN_ROWS, make_row, trial_config, write_rows
+from uedpo.report.summary import best_text, rerun_command, table
+from uedpo.results.keys import trial_config
+from uedpo.results.runs import choose_metric, objective, read_run, runs_of
+from uedpo.results.settings import columns, parameters, settings, short
+from uedpo.results.statistics import ratio_metrics
+from uedpo.results.store import OWN_ROWS, make_row, write_rows
 from uedpo.sweep import journal, progress
-from uedpo.sweep.plan import jobs, launch_problems, missing_plugin, swept_keys, trial_count
+from uedpo.sweep.trials import jobs, launch_problems, swept_keys, trial_count
 
 COUNTS = ("captions", "mentions", "hallucinated_captions", "present", "found", "small_present",
           "small_found", "attributes", "attributes_right", "positions", "positions_right", "words", "pope",

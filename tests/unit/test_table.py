@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from uedpo.errors import InputError
 from uedpo.evaluation.table import BASE, HEADLINES, NOT_RUN, PAPER, write_tables
-from uedpo.types import InputError
 
 OURS = "UE-DPO, RLHF-V"
 LLAVA = {"model": "llava-hf/llava-1.5-7b-hf", "adapter_sha256": "aa"}

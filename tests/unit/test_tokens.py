@@ -1,4 +1,4 @@
-from uedpo.data.microworld import MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import contradicts, scene_of, token_truth
 from uedpo.model.hf import HFModel
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from tests.unit.test_report import HOSTILE
-from uedpo import tracking
 from uedpo.errors import InputError
-from uedpo.tracking import SUMMARIES, WandbRun, colored
+from uedpo.logger import wandb as tracking
+from uedpo.logger.wandb import SUMMARIES, WandbRun, colored
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_unreachable_names_what_is_missing(monkeypatch):
 
 
 def test_looking_for_a_key_prints_nothing(tmp_path):
-    code = "from uedpo import tracking; print(tracking.unreachable())"
+    code = "from uedpo.logger.wandb import unreachable; print(unreachable())"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     environment["NETRC"] = str(tmp_path / "netrc")
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from uedpo.tracking import WandbRun
+from uedpo.logger.wandb import WandbRun
 from uedpo.types import PairBatch, PositiveFloat, PositiveInt
 from uedpo.weights.probe import probe_of
 

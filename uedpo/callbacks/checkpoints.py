@@ -13,11 +13,11 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import distributed
 
-from uedpo.atomic import sync_folder
-from uedpo.checkpoint import checkpoints, remove
+from uedpo.callbacks.checkpoint_files import checkpoints, remove
 from uedpo.errors import GuardError, InputError
-from uedpo.metrics_csv import MetricsCSV
+from uedpo.logger.csv import MetricsCSV
 from uedpo.model.sharded import whole
+from uedpo.runtime.atomic import sync_folder
 from uedpo.types import PositiveInt
 
 STATE = "uedpo"  # this module's part of a checkpoint

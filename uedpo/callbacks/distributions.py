@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from uedpo.atomic import replace
+from uedpo.runtime.atomic import replace
 from uedpo.types import PositiveInt
 from uedpo.weights.probe import Seen, seen_by_probe
 

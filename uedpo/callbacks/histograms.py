@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from uedpo.callbacks.distributions import SIDES
-from uedpo.tracking import STEP, WandbRun
+from uedpo.logger.wandb import STEP, WandbRun
 from uedpo.types import PositiveInt
 from uedpo.weights.probe import Seen, seen_by_probe
 

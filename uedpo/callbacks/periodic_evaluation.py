@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from uedpo.callbacks.throughput import Throughput
-from uedpo.evaluation.microworld import MicroWorldEvaluation
+from uedpo.microworld.evaluation import MicroWorldEvaluation
 from uedpo.types import NonNegativeInt, PositiveInt
 
 # the tuning range: scenes of the evaluation at the end must not choose a checkpoint

@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from uedpo import preemption
 from uedpo.callbacks.checkpoints import Checkpoints
+from uedpo.runtime import preemption
 
 
 class Preemption(pl.Callback):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning.callbacks import RichProgressBar
 
-from uedpo.progress import interactive
+from uedpo.runtime.progress import interactive
 
 SHOWN = ("train/loss", "train/accuracy", "perf/pairs_per_second")
 

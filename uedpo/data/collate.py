@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from uedpo.data.prompts import pair_prompt
+from uedpo.data.spans import sample_weights, token_weights
 from uedpo.data.texts import token_limit
-from uedpo.data.weights import sample_weights, token_weights
+from uedpo.errors import InputError
 from uedpo.model.chat import answer_frame, no_second_start
 from uedpo.model.families.family import TILE_SIDES
-from uedpo.types import InputError, PairBatch, PreferencePair
+from uedpo.types import PairBatch, PreferencePair
 
 # what processors say of an image, of each tile of it, and of each token, beside ids, mask and pixels
 SIDES = ("image_grid_thw", "image_sizes", "batch_num_images", *TILE_SIDES)

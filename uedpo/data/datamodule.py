@@ -19,8 +19,9 @@ from uedpo.data.overlap import find_overlap
 from uedpo.data.rejects import write_rejected
 from uedpo.data.rows import CheckedPairs, Source, contents
 from uedpo.data.texts import TextRules
-from uedpo.progress import late_bar
-from uedpo.types import Fraction, InputError, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
+from uedpo.errors import InputError
+from uedpo.runtime.progress import late_bar
+from uedpo.types import Fraction, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
 
 
 class PairBatches:

@@ -17,7 +17,7 @@ from uedpo.data.reading import Row, Rows, read_rows
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import CheckedPairs, Source
 from uedpo.errors import InputError, local_path
-from uedpo.progress import tracked
+from uedpo.runtime.progress import tracked
 from uedpo.types import Fraction, NonNegativeInt, PositiveInt
 
 Format = Literal["auto", "simple", "trl", "sharegpt", "swift", "rlhf_v", "rlaif_v"]

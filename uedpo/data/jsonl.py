@@ -10,7 +10,7 @@ from uedpo.data.formats.simple import to_pair
 from uedpo.data.images import find_image
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import CheckedPairs, numbered_lines, parse_line
-from uedpo.progress import tracked
+from uedpo.runtime.progress import tracked
 from uedpo.types import Fraction, NonNegativeInt
 
 

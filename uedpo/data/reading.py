@@ -12,7 +12,7 @@ from uedpo.data.fields import kind
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import numbered_lines, open_regular, parse_line
 from uedpo.errors import InputError, local_path
-from uedpo.progress import interactive
+from uedpo.runtime.progress import interactive
 
 MAX_JSON = 2**31  # bytes of a .json file, which is read whole
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")

@@ -18,7 +18,8 @@ from uedpo.data.fields import Fields, check_row, kind
 from uedpo.data.fingerprint import digest
 from uedpo.data.images import check_image, load_image
 from uedpo.data.rejects import Ledger, RowProblem
-from uedpo.types import InputError, PreferencePair
+from uedpo.errors import InputError
+from uedpo.types import PreferencePair
 
 MAX_LINE = 2**20
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from uedpo.results import flat
-from uedpo.types import InputError
+from uedpo.errors import InputError
+from uedpo.results.keys import flat
 
 Row = dict[str, Any]
 ANSWERS, REPLIES = "uedpo_answers", "uedpo_judge_replies"  # first keys of headers

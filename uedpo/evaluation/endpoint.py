@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from uedpo.types import InputError
+from uedpo.errors import InputError
 
 OK, WRONG_MODEL = "ok", "wrong model"
 _MOST_BYTES = 1_000_000  # of a response

@@ -16,15 +16,15 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from uedpo.errors import local_path
+from uedpo.errors import InputError, local_path
 from uedpo.evaluation.append_file import ANSWERS, AppendFile, digest
 from uedpo.evaluation.options import command
 from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
 from uedpo.model.chat import chat_prompt, no_second_start
 from uedpo.model.hf import HFModel, attach_adapter
-from uedpo.progress import late_bar
-from uedpo.types import InputError, PositiveInt
+from uedpo.runtime.progress import late_bar
+from uedpo.types import PositiveInt
 
 
 @torch.no_grad()

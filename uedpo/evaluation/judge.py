@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from uedpo.errors import local_path
+from uedpo.errors import InputError, local_path
 from uedpo.evaluation.append_file import REPLIES, AppendFile, digest
 from uedpo.evaluation.endpoint import OK, WRONG_MODEL, Endpoint, Outcome
 from uedpo.evaluation.judge_tasks import SETTINGS, Judged, Task, is_readable, request, tasks
 from uedpo.evaluation.options import command
 from uedpo.evaluation.replies import judged, recorded
-from uedpo.progress import late_bar
-from uedpo.types import InputError, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from uedpo.runtime.progress import late_bar
+from uedpo.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 UNREADABLE = "unreadable"
 _LONGEST_WAIT = 120.0  # seconds between two attempts

@@ -8,10 +8,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, NamedTuple
 
+from uedpo.errors import InputError
 from uedpo.evaluation.append_file import ANSWERS, read
 from uedpo.evaluation.official import object_halbench
 from uedpo.evaluation.questions import field, mmhal_rows, read_text
-from uedpo.types import InputError
 
 Judged = Literal["mmhal", "object_halbench"]
 # what the official scripts send beside the prompt, and the role they send it in

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from uedpo.atomic import replace
-from uedpo.errors import local_path
+from uedpo.errors import InputError, local_path
 from uedpo.evaluation.append_file import ANSWERS, Row, line_of, read, sealed
 from uedpo.evaluation.options import command
 from uedpo.evaluation.questions import field
-from uedpo.results import differing
-from uedpo.types import InputError
+from uedpo.results.keys import differing
+from uedpo.runtime.atomic import replace
 
 
 def merge(output: str, shards: list[str]) -> int:

@@ -13,9 +13,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from uedpo.errors import os_line
-from uedpo.types import InputError
-from uedpo.validate import ConfigError
+from uedpo.errors import ConfigError, InputError, os_line
 
 
 def parse(function: Callable[..., int], arguments: Sequence[str], bare: str | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from uedpo.types import InputError
+from uedpo.errors import InputError
 
 DESCRIBE = "Describe this image."
 LAST_GENERATIVE = 1004  # AMBER: ids up to this one are generative

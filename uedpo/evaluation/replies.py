@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from uedpo.errors import InputError
 from uedpo.evaluation.append_file import REPLIES
 from uedpo.evaluation.endpoint import OK, WRONG_MODEL, Outcome
 from uedpo.evaluation.judge_tasks import Task
 from uedpo.evaluation.questions import field, json_lines
-from uedpo.types import InputError
 
 
 def recorded(path: Path, judge: str) -> dict[int, list[Outcome]]:

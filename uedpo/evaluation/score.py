@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import uedpo
-from uedpo.atomic import replace
 from uedpo.errors import ConfigError, InputError, local_path, os_line
 from uedpo.evaluation.official.answers import read_answers
 from uedpo.evaluation.official.benchmarks import BENCHMARKS, SCRIPTS
 from uedpo.evaluation.official.coverage import Incomplete, Run
 from uedpo.evaluation.official.outcome import MissingAsset, Mode, Scored, Undefined
 from uedpo.evaluation.official.reading import Sources
+from uedpo.runtime.atomic import replace
 
 # recording -> benchmarks that read it
 RECORDINGS = {

@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uedpo.errors import local_path
+from uedpo.errors import InputError, local_path
 from uedpo.evaluation.options import command
 from uedpo.evaluation.questions import read_text
-from uedpo.types import InputError
 
 Table = list[list[str]]  # the first row is the head
 

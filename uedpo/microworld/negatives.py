@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from uedpo.data.microworld import NEGATIVES, MicroWorldPairs
 from uedpo.evaluation.generate import generate
 from uedpo.microworld.build import MODEL
+from uedpo.microworld.data import NEGATIVES, MicroWorldPairs
 from uedpo.microworld.scene import IMAGE_SIZE
 from uedpo.types import PreferencePair
 

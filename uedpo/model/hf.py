@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
+from uedpo.errors import InputError
 from uedpo.model.families import family_of
 from uedpo.model.quantize import Bits, quantization_config
-from uedpo.progress import interactive
-from uedpo.types import Fraction, InputError, PositiveFloat, PositiveInt
+from uedpo.runtime.progress import interactive
+from uedpo.types import Fraction, PositiveFloat, PositiveInt
 
 SHIPPED = "uedpo:"
 # only the language model's linear layers; "all-linear" would reach the vision tower

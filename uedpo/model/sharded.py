@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uedpo.model.families import family_of
-from uedpo.scoring.plain import unwrap
+from uedpo.model.inputs import unwrap
 
 
 def shard_layers(policy: Any, mesh: Any) -> None:

@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from omegaconf import DictConfig
 
-from uedpo.atomic import replace
-from uedpo.redact import redact
-from uedpo.report.runs import number, title
-from uedpo.report.tables import SPLITS, cell, settings
-from uedpo.results import method_name, trial_config
+from uedpo.report.tables import cell, settings
+from uedpo.results.keys import method_name, trial_config
+from uedpo.results.metrics import SPLITS, number, title
+from uedpo.runtime.atomic import replace
+from uedpo.runtime.redact import redact
 
 HERE = Path(__file__).parent
 CITATION = """@inproceedings{uedpo2026,

@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 
 from uedpo.data.collate import PairCollator
 from uedpo.data.rejects import Ledger
-from uedpo.types import InputError, PairBatch, PreferencePair
+from uedpo.errors import InputError
+from uedpo.types import PairBatch, PreferencePair
 
 SIDE = 320  # pixels of a picture on the page, at most
 REJECTED = 50  # rejected rows on the page

@@ -17,16 +17,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from uedpo.atomic import replace
 from uedpo.errors import InputError
 from uedpo.report import tables
 from uedpo.report.charts import Line, fan_chart, line_chart, number
 from uedpo.report.heatmap import SIGNALS, WHENS, heat, scales, strongest
 from uedpo.report.pictures import Pictures
-from uedpo.report.tables import SPLITS as SPLITS
-from uedpo.report.tables import TITLES as TITLES
 from uedpo.report.tables import cell as cell
-from uedpo.results import method_name
+from uedpo.results.keys import method_name
+from uedpo.results.metrics import SPLITS as SPLITS
+from uedpo.results.metrics import TITLES as TITLES
+from uedpo.runtime.atomic import replace
 
 HERE = Path(__file__).parent
 # panel -> (column of metrics.csv, label) of each curve

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uedpo.metrics import mean_interval
-from uedpo.report.runs import Metric, number, per_cent, title
-from uedpo.report.summary import Settings, finite_means, scores, short
-from uedpo.results import BASE
+from uedpo.results.keys import BASE
+from uedpo.results.metrics import Metric, number, per_cent, title
+from uedpo.results.settings import Settings, finite_means, scores, short
+from uedpo.results.statistics import mean_interval
 
 MAX_LINES = 4  # values of a second parameter that a curve can show as lines
 MAX_TICKS = 12

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from uedpo.checkpoint import versions
-from uedpo.data.microworld import MicroWorldPairs
 from uedpo.evaluation.generate import generate, weights_digest
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.microworld.truth import judge, read
-from uedpo.progress import late_bar
 from uedpo.report.classes import class_table
 from uedpo.report.trace import Truth, trace_pairs
-from uedpo.results import key_of, trial_config
+from uedpo.results.keys import key_of, trial_config
+from uedpo.runtime.progress import late_bar
+from uedpo.runtime.versions import versions
 from uedpo.types import PreferencePair
 
 # validation pairs that the table by class of token is made of

@@ -7,18 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uedpo.report.charts import interval_plot
-
-TITLES = {
-    "chair_i": "CHAIR_i", "chair_s": "CHAIR_s", "coverage": "coverage",
-    "small_coverage": "coverage of small background objects", "attribute_accuracy": "attributes right",
-    "position_accuracy": "positions right", "pope_accuracy": "POPE-like accuracy",
-    "words": "words per caption",
-}  # fmt: skip
-SPLITS = {
-    "shift": "Scenes that break the training co-occurrences",
-    "train": "Scenes that follow the training co-occurrences",
-}
-LOWER_IS_BETTER = ("chair_i", "chair_s")
+from uedpo.results.metrics import LOWER_IS_BETTER, TITLES
 
 
 def evaluation(metrics: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from uedpo.atomic import replace
-from uedpo.errors import local_path, os_line
+from uedpo.errors import InputError, local_path, os_line
 from uedpo.model.families import family_of
+from uedpo.runtime.atomic import replace
 from uedpo.scoring.placeholders import image_of
-from uedpo.types import InputError, PairBatch
+from uedpo.types import PairBatch
 
 Compute = Callable[[Sequence[int]], Iterable[Tensor]]
 

@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from uedpo.types import InputError, PairBatch, TokenScores
+from uedpo.errors import InputError
+from uedpo.types import PairBatch, TokenScores
 
 # logits held at once; 2^22 fp32 numbers are 16 MB, and larger chunks were no faster
 CHUNK_ELEMENTS = 2**22

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.errors import InputError
 from uedpo.model.families import Family, family_of
 from uedpo.model.families.family import TILE_SIDES
-from uedpo.types import InputError, PairBatch
+from uedpo.types import PairBatch
 
 # what an image looks like to the model -> placeholders it needs
 Measured = dict[Any, int]

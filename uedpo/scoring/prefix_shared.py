@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.errors import InputError
 from uedpo.model.families import family_of
+from uedpo.model.inputs import image_inputs, unwrap
 from uedpo.scoring.attention import NAME, PrefixLayout
 from uedpo.scoring.feature_cache import FeatureCache
 from uedpo.scoring.head import token_scores
 from uedpo.scoring.last_layer import read_needed_only
-from uedpo.scoring.plain import image_inputs, unwrap
-from uedpo.types import InputError, PairBatch, TokenScores
+from uedpo.types import PairBatch, TokenScores
 
 # those of `uedpo.model.families` that share prefixes
 FAMILIES = (

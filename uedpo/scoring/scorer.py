@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from uedpo.errors import InputError
 from uedpo.model.families import family_of
+from uedpo.model.inputs import unwrap
 from uedpo.scoring import plain, prefix_shared
 from uedpo.scoring.feature_cache import FeatureCache
 from uedpo.scoring.placeholders import Measured, check_placeholders
-from uedpo.types import InputError, PairBatch, TokenScores
+from uedpo.types import PairBatch, TokenScores
 
 Mode = Literal["prefix_shared", "plain"]
 
@@ -50,7 +52,7 @@ class Scorer:
 
     def attach(self, model: Any) -> None:
         """Make a freshly loaded policy or reference ready; raises InputError like `check`."""
-        base = plain.unwrap(model)
+        base = unwrap(model)
         family_of(base.config).check_model(base)
         if self.mode == "prefix_shared":
             prefix_shared.attach(model)
@@ -70,7 +72,7 @@ class Scorer:
             InputError: see `check_placeholders`.
         """
         if batch is not self._batch:
-            base = plain.unwrap(model)
+            base = unwrap(model)
             check_placeholders(batch, base.config, base, self._measured)
             self._batch, self._packed, self._features = batch, None, []
         if self.mode == "plain":

@@ -6,7 +6,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from uedpo.progress import interactive
+from uedpo.runtime.progress import interactive
 from uedpo.sweep.journal import Sweep, read, shown
 
 _WIDTH = 24

@@ -23,14 +23,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from uedpo import preemption
 from uedpo.errors import plain_line
-from uedpo.ranks import rank, world_size
-from uedpo.redact import redact
-from uedpo.results import key_of, trial_config
+from uedpo.results.keys import key_of, trial_config
+from uedpo.runtime import preemption
+from uedpo.runtime.ranks import rank, world_size
+from uedpo.runtime.redact import redact
 from uedpo.sweep import progress
 from uedpo.sweep.journal import alone, place, read, write
-from uedpo.sweep.plan import launch_problems
+from uedpo.sweep.trials import launch_problems
 
 LOG = "trial.log"
 _PR_SET_PDEATHSIG = 1

@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from uedpo.corruption.base import Corruption, corrupt_batch
+from uedpo.corruption.diffusion import Diffusion, sample_noise
 from uedpo.types import Fraction, PairBatch, PositiveInt, Tau, TokenScores
-from uedpo.weights.corruption import Corruption, Diffusion, corrupt_batch, sample_noise
 from uedpo.weights.reuse import WeightMemory
 from uedpo.weights.signals import NEEDS_PROBE, Signal, token_signal
 from uedpo.weights.uncertainty import Center, Scope, Select, choose_tokens, exploration_weights
@@ -72,7 +73,7 @@ class UncertaintyProbe(TokenWeigher):
         seed: of the shuffling.
 
     With several ranks a scope "batch", the controls that take means, `every_n_steps` and `reuse` are refused
-    (`uedpo.ranks`): their numbers would be those of each rank's own pairs.
+    (`uedpo.runtime.ranks`): their numbers would be those of each rank's own pairs.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from uedpo.evaluation.official.outcome import Mode, Scored, Undefined
-from uedpo.progress import tracked
+from uedpo.runtime.progress import tracked
 
 START = 0.001
 THRESHOLD = 0.8  # strictly above it, two words are the same thing

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uedpo.types import InputError
+from uedpo.errors import InputError
 
 # side tensors with one entry for each tile or picture of an image, as the pixels have
 TILE_SIDES = ("pixel_attention_mask",)

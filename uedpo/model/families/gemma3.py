@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from uedpo.errors import InputError
 from uedpo.model.families.family import Family
-from uedpo.types import InputError
 
 
 class Gemma3(Family):

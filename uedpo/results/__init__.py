@@ -1,0 +1,1 @@
+"""What finished runs measured: stored, read back, and compared. Knows no model."""

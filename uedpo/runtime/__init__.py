@@ -1,0 +1,1 @@
+"""What knows nothing of machine learning: files, locks, signals, ranks, progress, secrets, versions."""
