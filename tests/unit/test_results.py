@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from uedpo.compare import compare
 from uedpo.errors import InputError
-from uedpo.runtime import versions
 from uedpo.results.keys import BASE, base_config, differing, key_of, method_name, trial_config, value_of
 from uedpo.results.statistics import ratio_metrics
 from uedpo.results.store import append_row, check_appendable, make_row, pack, read_rows, unpack
+from uedpo.runtime import versions
 
 COUNTS = ("captions", "mentions", "hallucinated", "hallucinated_captions", "present", "found",
           "small_present", "small_found", "attributes", "attributes_right", "positions",
