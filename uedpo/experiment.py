@@ -253,7 +253,7 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
     module.scorer.check(source.config(), source.attn_implementation)
     check_layout(source.config(), data, corruption)
     weigher = build_weigher(cfg, corruption)
-    check_weights_are_read(data.train, module.asked, weigher is not None)
+    check_weights_are_read(data.train, module.requested_inputs, weigher is not None)
     parts = {
         "source": source,
         "processor": processor,

@@ -29,7 +29,9 @@ def test_every_trial_of_the_stored_experiments_is_found():
             if whole.hydra.sweeper.params and whole.results:
                 rows = read_rows(conf_folder().parent / whole.results)
                 trials = itertools.product(*choices(whole.hydra.sweeper.params))
-                found = [key_of(trial_config(compose("config", [chosen, *trial]))) in rows for trial in trials]
+                found = [
+                    key_of(trial_config(compose("config", [chosen, *trial]))) in rows for trial in trials
+                ]
                 counts[file.stem] = (sum(found), len(found))
     assert sum(count for count, _ in counts.values()) == 331
     assert all(count == total for count, total in counts.values()), counts
