@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
@@ -20,13 +21,13 @@ from omegaconf import DictConfig
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
-from uedpo.data.rows import CheckedPairs
-from uedpo.data.spans import check_weights_are_read
-from uedpo.data.survey import QUANTILES, Measured, images_a_row, quantiles, survey
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.runtime import redact
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
+
+if TYPE_CHECKING:
+    from uedpo.data.survey import Measured
 
 SHOWN = 6  # rows on the page
 NAMED = 10  # problems that are printed
@@ -39,6 +40,9 @@ def check(cfg: DictConfig, folder: Path) -> int:
         InputError: model or data cannot be used at all.
     """
     from uedpo.corruption.base import check_corruption
+    from uedpo.data.rows import CheckedPairs
+    from uedpo.data.spans import check_weights_are_read
+    from uedpo.data.survey import survey
     from uedpo.model.families import family_of
     from uedpo.scoring import Scorer
 
@@ -76,6 +80,8 @@ def check(cfg: DictConfig, folder: Path) -> int:
 
 def table(name: str, rows: Sequence[Measured], limit: int) -> list[str]:
     """Lines about one part of the data."""
+    from uedpo.data.survey import QUANTILES, images_a_row, quantiles
+
     fine = [row for row in rows if not row.problem]
     images = ", ".join(f"{n} in {rows} rows" for n, rows in images_a_row(rows).items())
     lines = [f"{name}: {len(rows)} rows; images a row: {images or 'none measured'}"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from uedpo.errors import InputError
 from uedpo.evaluation.options import command
-from uedpo.logger.wandb import STEP
+from uedpo.logger import STEP
 
 # section -> (title of a panel, metrics)
 SECTIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {

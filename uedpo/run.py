@@ -1,6 +1,10 @@
 """Train and evaluate what the command line asks for: `python -m uedpo.run [key=value ...]`.
 
-What Hydra needs and no more: the run itself is `uedpo.experiment.Experiment`.
+  key=value            any key of the configuration; --cfg job prints what a command line makes of it
+  GROUP=NAME           a file of a group below; +GROUP=NAME for experiment, method, recipe, sweep and tuned
+  -m key=A,B           a sweep: one run for each combination
+Exit code 0: done; 2: bad configuration or input; 3: numbers that are not finite; 4: trials of a sweep failed;
+75: told to stop, run the same command again. The run itself is `uedpo.experiment.Experiment`.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder
+from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder, groups
 from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, GuardError, InputError, Stopped, plain_line, stop_on
@@ -47,9 +51,9 @@ def run(cfg: DictConfig) -> str | None:
     with held(folder) if rank() == 0 else contextlib.nullcontext():
         stored = use_stored(cfg, folder)
         if stored is None:
-            # they import Lightning, which a stored trial does without
-            from uedpo.experiment import Experiment
-            from uedpo.logger.wandb import closing
+            with preemption.importing():  # Lightning among others, which a stored trial does without
+                from uedpo.experiment import Experiment
+                from uedpo.logger.wandb import closing
 
             sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
             shared = Path(HydraConfig.get().sweep.dir) if sweeps else None
@@ -128,6 +132,9 @@ def main() -> None:
     preemption.install()
     redact.install()
     arguments = get_args_parser().parse_args()
+    if arguments.help:
+        print(f"{__doc__}\n{groups()}")
+        sys.exit()
     try:
         check_command_line(arguments)
         stop_on(folder_problems(arguments.overrides))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from annotated_types import Ge, Gt, Interval, Le
-from torch import Tensor
+
+if TYPE_CHECKING:  # validation needs the ranges below, and no torch
+    import torch
+    from torch import Tensor
 
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
 Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
@@ -185,8 +187,10 @@ class TokenScores:
 
     def logits_of(self, tokens: Tensor) -> Tensor:
         """Raw logit of any one other token per position: [2B, T] -> fp32 [2B, T]."""
+        from torch.nn.functional import embedding
+
         weight, bias = self.head
-        rows = torch.nn.functional.embedding(tokens, weight)
+        rows = embedding(tokens, weight)
         dtype = self.target_logits.dtype
         value = (self.hidden.to(dtype) * rows.to(dtype)).sum(-1)
         return value if bias is None else value + bias[tokens].to(dtype)

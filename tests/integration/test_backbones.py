@@ -15,7 +15,7 @@ from uedpo.corruption.diffusion import Diffusion
 from uedpo.corruption.spatial import Blank, Crop
 from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError
-from uedpo.evaluation.generate import generate
+from uedpo.evaluation.decode import generate
 from uedpo.model.chat import chat_prompt
 from uedpo.model.families import Family, family_of
 from uedpo.model.hf import HFModel, attach_adapter, lora

@@ -121,6 +121,36 @@ def test_second_interrupt_leaves_at_once(model, tmp_path):
     assert time.monotonic() - begin < 60
 
 
+# a library that goes on whatever is raised while it is imported
+SWALLOWS = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException:
+                print("went on")
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["uedpo", *sys.argv[1:]]
+from uedpo.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_no_import_swallows_a_signal(tmp_path, more):
+    folders = [f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWS, *more, *folders], capture_output=True, text=True, timeout=GRACE
+    )
+    assert done.returncode == 75, done.stderr
+    assert "went on" not in done.stdout
+    assert "preempted by SIGTERM: not training, nothing to save; exit code 75" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.3, 1.0, 3.0])
 def test_sigterm_while_the_program_is_imported(tmp_path, delay):

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from uedpo.errors import ConfigError, InputError
 from uedpo.evaluation import generate as stage
 from uedpo.evaluation.append_file import ANSWERS, read
-from uedpo.evaluation.generate import answer_benchmark, generate
+from uedpo.evaluation.decode import generate
+from uedpo.evaluation.generate import answer_benchmark
 from uedpo.evaluation.merge import merge
 from uedpo.evaluation.options import parse
 from uedpo.evaluation.protocols import decoding, on_square

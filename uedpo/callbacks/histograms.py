@@ -9,7 +9,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from uedpo.callbacks.distributions import SIDES
-from uedpo.logger.wandb import STEP, WandbRun
+from uedpo.logger import STEP
+from uedpo.logger.wandb import WandbRun
 from uedpo.types import PositiveInt
 from uedpo.weights.probe import WeighedBatch, last_weighed
 

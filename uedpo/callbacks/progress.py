@@ -8,12 +8,21 @@ from typing import Any
 from pytorch_lightning.callbacks import RichProgressBar
 
 from uedpo.runtime.progress import interactive
+from uedpo.types import NonNegativeInt
 
 SHOWN = ("train/loss", "train/accuracy", "perf/pairs_per_second")
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar over a run's micro-batches, on a terminal only, with what fits on a line."""
+    """Lightning's bar over a run's micro-batches, on a terminal only, with what fits on a line.
+
+    Args:
+        refresh_rate: micro-batches between two drawings; 0 draws none.
+        leave: whether the bar stays when the run has ended.
+    """
+
+    def __init__(self, refresh_rate: NonNegativeInt = 100, leave: bool = False) -> None:
+        super().__init__(refresh_rate, leave)
 
     @property
     def is_enabled(self) -> bool:

@@ -33,6 +33,12 @@ def conf_folder() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
+def groups() -> str:
+    """Each group of conf/ with its files, a line a group."""
+    names = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in conf_folder().iterdir()}
+    return "\n".join(f"{group}: {', '.join(files)}" for group, files in sorted(names.items()) if files)
+
+
 # what a command line raises that is not usable, here and in Hydra
 BAD_COMMAND_LINE = (ConfigError, HydraException, OmegaConfBaseException, ValueError, AssertionError)
 
@@ -89,11 +95,11 @@ def check_overrides(overrides: list[str], multirun: bool = True) -> DictConfig:
                 asked = parsed[swept[0][0]].input_line
                 stop_on([f"{asked}: several values are a sweep; add -m, or give a list as KEY=[VALUE,VALUE]"])
             own = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-            for override in OverridesParser.create().parse_overrides(own):  # the experiment's own sweep
-                if override.key_or_group not in named:
-                    swept.append((len(fixed), _choices(override)))
-                    fixed.append(swept[-1][1][0])
-            first = _composed("config", fixed, overrides)
+            added = [o for o in OverridesParser.create().parse_overrides(own) if o.key_or_group not in named]
+            for override in added:  # the experiment's own sweep
+                swept.append((len(fixed), _choices(override)))
+                fixed.append(swept[-1][1][0])
+            first = _composed("config", fixed, overrides) if added else _checked(whole, overrides)
             if swept:
                 _check_grid(fixed, swept, overrides)
             else:
@@ -270,7 +276,11 @@ def _composed(name: str, lines: list[str], overrides: Sequence[str]) -> DictConf
     Raises:
         ConfigError: it names or holds what it must not.
     """
-    whole = compose(name, lines, return_hydra_config=True)
+    return _checked(compose(name, lines, return_hydra_config=True), overrides)
+
+
+def _checked(whole: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """`whole` without `hydra`; raises as `_composed` does."""
     stop_on(trust_problems(whole, overrides))
     with flag_override(whole, ["struct", "readonly"], [False, False]):
         del whole["hydra"]

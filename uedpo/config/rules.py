@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST
-from uedpo.loss.dpo import SMOOTHED
+from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST, SMOOTHED
 from uedpo.model.quantize import why_not
 from uedpo.results.metrics import known_mode
 

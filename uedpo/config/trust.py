@@ -16,6 +16,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from uedpo.config import signatures
 from uedpo.runtime.redact import looks_secret
 
 # what of this package builds a part of a run: not its entry points, which write files
@@ -113,8 +114,8 @@ def _problem(path: str, value: Any, packages: Collection[str]) -> Iterator[str]:
 def target_problem(target: object, packages: Collection[str] = ()) -> str | None:
     """Why `target` may not be called from a configuration; None where it may.
 
-    Nothing outside the allowed packages is imported to find out. A name that does not resolve inside
-    them is none of this function's business.
+    Nothing outside the allowed packages is imported to find out, and of this package nothing whose source
+    says where it is defined. A name that does not resolve inside them is none of this function's business.
     """
     if not isinstance(target, str) or "${" in target:
         return "must be a dotted name, written out"
@@ -122,6 +123,9 @@ def target_problem(target: object, packages: Collection[str] = ()) -> str | None
     refused = f"is not allowed; allowed: {SAID}; a package of your own: allow_packages=[NAME]"
     if not _below(target, allowed) or any(part.startswith("__") for part in target.split(".")):
         return refused
+    known = signatures.read(target)
+    if known is not None:
+        return None if _below(known.home, (*OWN, *packages)) else refused
     try:
         found = get_object(target)
     except Exception:

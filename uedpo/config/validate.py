@@ -11,13 +11,13 @@ import inspect
 import math
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from uedpo.config import signatures
 from uedpo.config.rules import cross_rules
 from uedpo.config.trust import trust_problems
 from uedpo.errors import stop_on
@@ -169,14 +169,8 @@ def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
 
 @functools.cache
 def _schema(target: str) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    function = get_object(target)
-    parameters = dict(inspect.signature(function).parameters)
-    source = function.__init__ if inspect.isclass(function) else function
-    try:
-        hints = get_type_hints(source, include_extras=True)
-    except (NameError, TypeError):
-        hints = {}
-    return parameters, {k: v for k, v in hints.items() if k in parameters and _is_checkable(v)}
+    found = signatures.read(target) or signatures.imported(target)
+    return found.parameters, {k: v for k, v in found.hints.items() if _is_checkable(v)}
 
 
 def _is_checkable(annotation: Any) -> bool:

@@ -8,67 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Literal
 
 from uedpo.errors import InputError, local_path
 from uedpo.evaluation.append_file import ANSWERS, AppendFile, digest
 from uedpo.evaluation.options import command
 from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
-from uedpo.model.chat import chat_prompt, no_second_start
-from uedpo.model.hf import HFModel, attach_adapter
 from uedpo.runtime.progress import late_bar
 from uedpo.types import PositiveInt
 
-
-@torch.no_grad()
-def generate(
-    model: Any,
-    processor: Any,
-    images: Sequence[Image.Image],
-    prompt: str | Sequence[str],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    temperature: float = 0.0,
-    num_beams: int = 1,
-) -> Iterator[str]:
-    """Yield one answer per image: greedy for temperature 0, else sampled from the full distribution.
-
-    Beam search or beam sampling where `num_beams` is above 1. `prompt` is one for all images or one
-    each; rows are padded on the left. The model's training mode is restored afterwards.
-    """
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    prompts = [prompt] * len(images) if isinstance(prompt, str) else prompt
-    texts = [chat_prompt(processor, p) for p in prompts]
-    # a model's own generation config may ask for more; these are all that shape an answer
-    sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams, "repetition_penalty": 1.0}
-    if temperature > 0:
-        sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    try:
-        for start in range(0, len(images), batch_size):
-            stop = start + batch_size
-            inputs = processor(
-                images=[[image] for image in images[start:stop]],  # some take a flat list for one row's
-                text=texts[start:stop],
-                return_tensors="pt",
-                padding=True,
-                padding_side="left",
-                **no_second_start(processor, texts[start]),
-            )
-            ids = model.generate(**inputs.to(device), max_new_tokens=max_new_tokens, **sampling)
-            answers = ids[:, inputs["input_ids"].shape[1] :]
-            yield from (a.strip() for a in processor.batch_decode(answers, skip_special_tokens=True))
-    finally:
-        model.train(training)
+if TYPE_CHECKING:
+    from uedpo.model.hf import HFModel
 
 
 def answer_benchmark(
@@ -101,6 +55,8 @@ def answer_benchmark(
     Raises:
         InputError: before any weight loads: files, settings other than those of `output`.
     """
+    from uedpo.model.hf import HFModel  # what follows needs torch; the command line and its errors do not
+
     index, of = _shard(shard)
     decode = decoding(protocol, benchmark)
     given: dict[str, Any] = {"suffix": suffix, "max_new_tokens": max_new_tokens}
@@ -147,6 +103,8 @@ def _answer_rest(
     A batch that was cut is generated whole again: what shares a batch moves the last bits of a logit,
     and an answer must not depend on where a run was killed.
     """
+    from uedpo.evaluation.decode import generate
+
     model, processor = load_model(source, adapter)
     with late_bar("answers", len(questions) - len(done)) as advance:
         for start in range(0, len(questions), batch_size):
@@ -179,7 +137,10 @@ def load_model(source: HFModel, adapter: Path | None) -> tuple[Any, Any]:
     Raises:
         InputError: what transformers or peft cannot load, in one line.
     """
+    import torch
     from transformers.utils import logging as transformers_logging
+
+    from uedpo.model.hf import attach_adapter
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

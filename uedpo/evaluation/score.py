@@ -169,8 +169,12 @@ def write(report: dict[str, Any], output: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    if any(argument in ("-h", "--help") for argument in given):
+        print(__doc__)
+        return 0
     try:
-        settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
+        settings = parse_settings(given)
         report = make_report(settings)
         write(report, settings.output)
     except (ConfigError, InputError) as error:

@@ -24,8 +24,8 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from uedpo.errors import InputError
+from uedpo.logger import STEP
 
-STEP = "trainer/global_step"
 # metric -> what W&B keeps of its curve as the run's summary; else the last value
 SUMMARIES = {
     "train/loss": "min", "train/accuracy": "max", "val/loss": "min", "val/accuracy": "max",

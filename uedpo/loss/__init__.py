@@ -6,15 +6,19 @@ similarity [2B] and sample_weights [B] (None where all are 1). `uedpo.module` co
 nothing else.
 """
 
-from uedpo.loss.da_dpo import da_dpo_loss
-from uedpo.loss.dpo import dpo_loss
-from uedpo.loss.mdpo import mdpo_loss
-from uedpo.loss.napo import napo_loss
-from uedpo.loss.opa_dpo import opa_dpo_loss
-from uedpo.loss.rlhf_v import rlhf_v_loss
-from uedpo.loss.tpo import tpo_loss
-from uedpo.loss.ue_dpo import ue_dpo_loss
-from uedpo.loss.v_dpo import v_dpo_loss
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uedpo.loss.da_dpo import da_dpo_loss
+    from uedpo.loss.dpo import dpo_loss
+    from uedpo.loss.mdpo import mdpo_loss
+    from uedpo.loss.napo import napo_loss
+    from uedpo.loss.opa_dpo import opa_dpo_loss
+    from uedpo.loss.rlhf_v import rlhf_v_loss
+    from uedpo.loss.tpo import tpo_loss
+    from uedpo.loss.ue_dpo import ue_dpo_loss
+    from uedpo.loss.v_dpo import v_dpo_loss
 
 FROM_ROWS = ("similarity", "sample_weights")
 ON_REQUEST = (
@@ -26,11 +30,13 @@ ON_REQUEST = (
 )
 # what only a reference that is there can give, because corrupted images are new in every step
 LIVE_REFERENCE = ("corrupted_reference_logps", "reference_sensitivity")
+SMOOTHED = ("sigmoid", "robust")  # forms of `dpo_loss` that label smoothing changes
 
 __all__ = [
     "FROM_ROWS",
     "LIVE_REFERENCE",
     "ON_REQUEST",
+    "SMOOTHED",
     "da_dpo_loss",
     "dpo_loss",
     "mdpo_loss",
@@ -41,3 +47,10 @@ __all__ = [
     "ue_dpo_loss",
     "v_dpo_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A loss, imported when it is asked for: the rules of a configuration need the names above only."""
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{name.removesuffix('_loss')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

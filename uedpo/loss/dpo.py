@@ -9,11 +9,11 @@ from annotated_types import Interval
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from uedpo.loss import SMOOTHED
 from uedpo.types import LossOutput, NonNegativeFloat, PositiveFloat
 
 Form = Literal["sigmoid", "ipo", "hinge", "robust"]
 Smoothing = Annotated[float, Interval(ge=0.0, lt=0.5)]
-SMOOTHED = ("sigmoid", "robust")  # forms that label smoothing changes
 
 
 def dpo_loss(

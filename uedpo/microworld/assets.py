@@ -14,9 +14,8 @@ import numpy as np
 
 from uedpo.errors import local_path
 from uedpo.evaluation.options import command
-from uedpo.microworld.evaluation import TEST_START
 from uedpo.microworld.grammar import COUNT_WORDS, SYNONYMS, caption, plural
-from uedpo.microworld.scene import CATEGORIES, COMPANION, IMAGE_SIZE, Scene, make_scene, render
+from uedpo.microworld.scene import CATEGORIES, COMPANION, IMAGE_SIZE, TEST_START, Scene, make_scene, render
 from uedpo.microworld.truth import read
 from uedpo.types import NonNegativeInt, PositiveInt
 

@@ -15,16 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from uedpo.evaluation.generate import generate
 from uedpo.microworld.grammar import PROMPTS, caption
-from uedpo.microworld.language import make_model, make_processor, train_captions
 from uedpo.microworld.pairs import correct, is_well_formed
 from uedpo.microworld.scene import Scene, make_scene, render
 from uedpo.microworld.truth import read
-from uedpo.microworld.vision import train_tower
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MODEL = ASSETS / "micro_llava"
@@ -33,6 +28,9 @@ STARTS = {"tower": 10_000_000, "captions": 20_000_000, "train": 30_000_000, "val
 
 
 def build_model(folder: Path) -> None:
+    from uedpo.microworld.language import make_model, make_processor, train_captions
+    from uedpo.microworld.vision import train_tower
+
     tower = train_tower(2600, STARTS["tower"])
     processor = make_processor()
     model = make_model(tower, processor)
@@ -57,6 +55,10 @@ def known_words() -> frozenset[str]:
 
 def make_pairs(model: Any, processor: Any, split: str, num_scenes: int) -> Iterator[dict[str, str]]:
     """Sample captions at temperature 1 and correct those with an invented object."""
+    import torch
+
+    from uedpo.evaluation.decode import generate
+
     torch.manual_seed(STARTS[split])
     vocabulary = known_words()
     todo = scenes(split, num_scenes)
@@ -77,6 +79,8 @@ def make_pairs(model: Any, processor: Any, split: str, num_scenes: int) -> Itera
 
 
 def build_pairs(folder: Path, path: Path, num_train: int = 9000, num_val: int = 900) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     rows = [*make_pairs(model, processor, "train", num_train), *make_pairs(model, processor, "val", num_val)]

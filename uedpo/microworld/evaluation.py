@@ -6,16 +6,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from uedpo.evaluation.generate import generate
+from uedpo.evaluation.decode import generate
 from uedpo.microworld.forced_choice import forced_choice
 from uedpo.microworld.grammar import PROMPTS
-from uedpo.microworld.scene import Scene, make_scene, render
+from uedpo.microworld.scene import TEST_START, Scene, make_scene, render
 from uedpo.microworld.truth import ATTRIBUTE, POSITION, judge, read
 from uedpo.results.statistics import ratio_metrics
 from uedpo.types import NonNegativeInt, PositiveInt
-
-# Scenes no training stage ever draws: see docs/microworld.md for the map of index ranges.
-TEST_START = 1_000_000
 
 
 def caption_counts(text: str, scene: Scene) -> dict[str, int]:

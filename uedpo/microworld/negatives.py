@@ -14,11 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from uedpo.evaluation.generate import generate
 from uedpo.microworld.build import MODEL
 from uedpo.microworld.data import NEGATIVES, MicroWorldPairs
 from uedpo.microworld.scene import IMAGE_SIZE
@@ -32,6 +29,8 @@ def negatives(
     model: Any, processor: Any, pairs: Sequence[PreferencePair], *, batch_size: int = 100, seed: int = 0
 ) -> list[dict[str, str]]:
     """Rows {id, question_only, image_only}, one a pair; a function of pairs, batch size and seed."""
+    import torch
+
     black = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))
     torch.manual_seed(seed)
     question_only: dict[str, str] = {}
@@ -49,6 +48,8 @@ def negatives(
 def _answer(
     model: Any, processor: Any, images: Sequence[Image.Image], prompt: str, batch_size: int
 ) -> list[str]:
+    from uedpo.evaluation.decode import generate
+
     options: dict[str, Any] = {"max_new_tokens": 96, "batch_size": batch_size}
     return list(generate(model, processor, images, prompt, temperature=0.2, num_beams=3, **options))
 
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=0, help="first training pairs; 0 = all")
     parser.add_argument("--val", type=int, default=NUM_VAL, help="first validation pairs")
     options = parser.parse_args()
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
     model = AutoModelForImageTextToText.from_pretrained(MODEL, trust_remote_code=False)
     processor = AutoProcessor.from_pretrained(MODEL, trust_remote_code=False)
     sources = [MicroWorldPairs("train", options.train), MicroWorldPairs("val", options.val)]

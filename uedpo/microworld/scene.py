@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 IMAGE_SIZE = 96
+# scenes no training stage ever draws: see docs/microworld.md for the map of index ranges
+TEST_START = 1_000_000
 SPLITS = {"train": 0, "shift": 1}
 # place -> categories; each category is followed (cyclically) by its companion.
 PLACES: dict[str, tuple[str, ...]] = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from uedpo.model.families import family_of
+if TYPE_CHECKING:  # whether weights can be quantised is asked before torch is imported
+    import torch
 
 Bits = Literal["4bit", "8bit"]
 
@@ -31,6 +30,8 @@ def quantization_config(bits: Bits, dtype: torch.dtype, config: Any) -> Any:
         config: transformers config of the model.
     """
     import transformers
+
+    from uedpo.model.families import family_of
 
     options: Any = transformers.BitsAndBytesConfig
     # transformers matches these from the start of a module's path

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from uedpo.evaluation.generate import generate, weights_digest
+from uedpo.evaluation.decode import generate
+from uedpo.evaluation.generate import weights_digest
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.microworld.truth import judge, read

@@ -21,7 +21,7 @@ EXIT_KILLED = 128 + signal.SIGINT
 
 _requested: list[int] = []  # signals so far
 _deferred = False
-_imported = False
+_importing = True  # from the start of the process
 
 
 class Preempted(SystemExit):
@@ -46,10 +46,21 @@ def install() -> None:
 
 
 def imported() -> None:
-    """From here on a signal unwinds the stack; until then libraries are being imported, of which some turn
-    whatever is raised in them into an error of their own and go on."""
-    global _imported
-    _imported = True
+    """From here on a signal unwinds the stack, except within `importing`."""
+    global _importing
+    _importing = False
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Within, a signal leaves the process without unwinding: some libraries turn whatever is raised while
+    they are imported into an error of their own and go on."""
+    global _importing
+    before, _importing = _importing, True
+    try:
+        yield
+    finally:
+        _importing = before
 
 
 def requested() -> bool:
@@ -76,6 +87,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
     _requested.append(number)
     if not _deferred:
         leaving = Preempted("not training, nothing to save")
-        if not _imported:
+        if _importing:
             os._exit(EXIT_PREEMPTED)
         raise leaving

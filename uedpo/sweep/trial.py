@@ -220,10 +220,11 @@ def _write_to(log: Path) -> None:
 
 def _import_all() -> None:
     """What every trial needs, imported once, where the children find it."""
-    import peft  # noqa: F401
-    import pytorch_lightning  # noqa: F401
-    from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: F401
+    with preemption.importing():
+        import peft  # noqa: F401
+        import pytorch_lightning  # noqa: F401
+        from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: F401
 
-    import uedpo.module
-    import uedpo.report.page
-    import uedpo.report.trace  # noqa: F401
+        import uedpo.module
+        import uedpo.report.page
+        import uedpo.report.trace  # noqa: F401
