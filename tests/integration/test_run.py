@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.processes import run
 from uedpo.results.statistics import CAPTION_RATIOS
 from uedpo.results.store import read_rows, unpack
 
@@ -17,9 +18,7 @@ TINY = [
 
 
 def uedpo(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "uedpo.run", *arguments], capture_output=True, text=True, timeout=600
-    )
+    done = run("uedpo.run", *arguments)
     if check:
         assert done.returncode == 0, done.stderr[-3000:]
     return done
