@@ -2,8 +2,8 @@
 
 `python -m MODULE` imports torch, Lightning and transformers for longer than a tiny run trains. Here a process
 is forked from one that has imported those and done nothing else. It has its own pid, signals, streams,
-environment, folder and exit code, and it runs MODULE as `__main__`. Whole processes, imports and all, are
-what tests/integration/test_start.py runs.
+environment, folder and exit code, and it runs MODULE as `__main__`. Two tests of tests/integration/test_run.py
+start whole processes, imports and all, and expect the same of both.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Command:
         self.folder = tempfile.TemporaryDirectory(prefix="uedpo-command-")
         self.argv = [module, *map(str, arguments)]
         env, cwd = dict(os.environ if env is None else env), str(cwd or Path.cwd())
-        self.process = _context.Process(target=_become, args=(self.argv, env, cwd, self.folder.name, own_group))
+        self.process = _context.Process(
+            target=_become, args=(self.argv, env, cwd, self.folder.name, own_group)
+        )
         self.process.start()
         weakref.finalize(self, self.process.kill)  # a test that fails leaves none behind
 
@@ -63,7 +65,9 @@ class Command:
         return self._text("stderr")
 
     def _text(self, name):
-        return (Path(self.folder.name) / name).read_text() if (Path(self.folder.name) / name).is_file() else ""
+        return (
+            (Path(self.folder.name) / name).read_text() if (Path(self.folder.name) / name).is_file() else ""
+        )
 
     def poll(self):
         """The exit code, or minus the signal that killed it; None while it runs."""
