@@ -21,7 +21,7 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     """Mark whole runs; order files.
 
-    Tests that fork come first, on each worker too: a process that has trained itself has no children that can.
+    Tests that fork come first, on each worker: a process that has trained itself has no children that can.
     """
 
     def order(item):

@@ -2,7 +2,7 @@
 
 `python -m MODULE` imports torch, Lightning and transformers for longer than a tiny run trains. Here a process
 is forked from one that has imported those and done nothing else. It has its own pid, signals, streams,
-environment, folder and exit code, and it runs MODULE as `__main__`. Two tests of tests/integration/test_run.py
+environment, folder and exit code, and it runs MODULE as `__main__`. Two tests of integration/test_run.py
 start whole processes, imports and all, and expect the same of both.
 """
 
@@ -27,7 +27,8 @@ PRELOADED = [
     "diffusers.schedulers.scheduling_ddpm", "transformers.models.llava.modeling_llava",
     "transformers.models.llava.processing_llava", "transformers.models.clip.modeling_clip",
     "transformers.models.clip.image_processing_pil_clip", "uedpo.config.build", "uedpo.config.validate",
-    "uedpo.module", "uedpo.trainer", "uedpo.microworld.evaluation", "uedpo.report.page", "uedpo.report.record",
+    "uedpo.module", "uedpo.trainer", "uedpo.microworld.evaluation", "uedpo.report.page",
+    "uedpo.report.record",
 ]  # fmt: skip
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
@@ -46,9 +47,8 @@ class Command:
         self.folder = tempfile.TemporaryDirectory(prefix="uedpo-command-")
         self.argv = [module, *map(str, arguments)]
         env, cwd = dict(os.environ if env is None else env), str(cwd or Path.cwd())
-        self.process = _context.Process(
-            target=_become, args=(self.argv, env, cwd, self.folder.name, own_group)
-        )
+        given = (self.argv, env, cwd, self.folder.name, own_group)
+        self.process = _context.Process(target=_become, args=given)
         self.process.start()
         weakref.finalize(self, self.process.kill)  # a test that fails leaves none behind
 
@@ -65,9 +65,8 @@ class Command:
         return self._text("stderr")
 
     def _text(self, name):
-        return (
-            (Path(self.folder.name) / name).read_text() if (Path(self.folder.name) / name).is_file() else ""
-        )
+        file = Path(self.folder.name) / name
+        return file.read_text() if file.is_file() else ""
 
     def poll(self):
         """The exit code, or minus the signal that killed it; None while it runs."""
@@ -102,8 +101,8 @@ def _become(argv, env, cwd, folder, own_group):
         file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
