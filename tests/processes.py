@@ -21,9 +21,9 @@ import threading
 import weakref
 from pathlib import Path
 
-# not uedpo.run, which has to run as __main__
+# not uedpo.run, which has to run as __main__; not wandb, whose folder for media goes with the first process
 PRELOADED = [
-    "torch", "pytorch_lightning", "transformers", "peft", "matplotlib.pyplot", "wandb", "requests",
+    "torch", "pytorch_lightning", "transformers", "peft", "matplotlib.pyplot", "requests",
     "diffusers.schedulers.scheduling_ddpm", "transformers.models.llava.modeling_llava",
     "transformers.models.llava.processing_llava", "transformers.models.clip.modeling_clip",
     "transformers.models.clip.image_processing_pil_clip", "uedpo.config.build", "uedpo.config.validate",
