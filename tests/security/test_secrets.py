@@ -12,6 +12,7 @@ import pytest
 from tests.integration.test_run import TINY
 from tests.processes import run
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
     "OPENAI_API_KEY": "sk-" + "canary0001" * 4, "HF_TOKEN": "hf_" + "canary0002" * 4,
