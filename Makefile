@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
+.PHONY: help setup demo test test-fast axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -20,8 +20,15 @@ setup: .venv/ready  ## make .venv from the lock file
 demo: setup  ## train UE-DPO on the micro-world and write the report (minutes, CPU)
 	$(BIN)/python -m uedpo.run
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest
+# a file stays on one worker, with its fixtures; files start in the order of tests/conftest.py
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test: setup  ## run the tests, two at a time (minutes; WORKERS=4 for more cores)
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-fast: setup  ## run the tests that train nothing (a minute)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not slow and not integration'
 
 AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
@@ -49,10 +56,10 @@ reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, 
 	$(BIN)/python -m pytest -m "slow or not slow" tests/reliability
 
 test-all: setup  ## run the slow tests too
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu'
 
 coverage: setup  ## line coverage of the pure modules
-	$(BIN)/python -m pytest tests/unit --cov=uedpo.weights.uncertainty --cov=uedpo.corruption --cov=uedpo.loss --cov=uedpo.results.statistics --cov-report=term-missing --cov-fail-under=95
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit --cov=uedpo.weights.uncertainty --cov=uedpo.corruption --cov=uedpo.loss --cov=uedpo.results.statistics --cov-report=term-missing --cov-fail-under=95
 
 check: setup  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -6,6 +6,34 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in every child
+
+# folders whose tests train, start processes or open a browser
+WHOLE = ("integration", "reliability", "browser")
+# longest first, so that two workers end together
+LONGEST = (
+    "test_sweep.py", "test_run.py", "test_methods.py", "test_plan.py", "test_training.py", "test_tracking.py",
+    "test_reuse.py", "test_add_a_method.py", "test_kill.py", "test_secrets.py", "test_score_malformed.py",
+    "test_reference_cache.py", "test_benchmark_files.py", "test_benchmark_pipeline.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Mark whole runs; order files.
+
+    Tests that fork come first, on each worker: a process that has trained itself has no children that can.
+    """
+
+    def order(item):
+        folder, name = item.path.parts[-2:]
+        forks = folder == "reliability"
+        place = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        return (not forks, forks and name == "test_equal.py", place)
+
+    for item in items:
+        if item.path.parent.name in WHOLE:
+            item.add_marker(pytest.mark.integration)
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session", autouse=True)

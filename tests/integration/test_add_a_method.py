@@ -1,11 +1,10 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.integration.test_run import TINY
+from tests.processes import run
 
 DOC = Path(__file__).parents[2] / "docs" / "add_a_method.md"
 
@@ -19,20 +18,19 @@ def test_the_walk_works_as_it_stands(tmp_path):
         path.write_text(body)
         names.append(name)
     assert names == ["focal.py", "conf/loss/focal.yaml", "test_focal.py"]
-    command = shlex.split(re.search(r"```\n(python -m uedpo\.run .*)\n```", text).group(1))
-    where = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600}
-    where["env"] = os.environ | {"PYTHONPATH": str(DOC.parents[1])}
-    tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_focal.py"], **where)
+    command = shlex.split(re.search(r"```\npython -m (uedpo\.run .*)\n```", text).group(1))
+    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(DOC.parents[1])}}
+    tests = run("pytest", "-q", "test_focal.py", **where)
     assert "2 passed" in tests.stdout, tests.stdout
     out = f"hydra.run.dir={tmp_path / 'run'}"
-    run = subprocess.run([sys.executable, *command[1:], *TINY, out], **where)
-    assert run.returncode == 0, run.stderr[-3000:]
+    done = run(*command, *TINY, out, **where)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run" / "report.html").is_file()
-    bad = subprocess.run([sys.executable, *command[1:], "loss.gamma=-1"], **where)
+    bad = run(*command, "loss.gamma=-1", **where)
     assert bad.returncode == 2
     assert "loss.gamma=-1" in bad.stderr
     key = command.pop()
     assert key == "allow_packages=[focal]"
-    refused = subprocess.run([sys.executable, *command[1:]], **where)
+    refused = run(*command, **where)
     assert refused.returncode == 2
     assert "loss._target_='focal.focal_dpo_loss': is not allowed" in refused.stderr

@@ -6,11 +6,10 @@ score here is that of always answering yes; what is tested is the pipe.
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests import processes
 from uedpo.evaluation.append_file import ANSWERS, read
 from uedpo.evaluation.generate import answer_benchmark
 from uedpo.microworld.assets import write_assets
@@ -22,8 +21,7 @@ NUM = 30
 
 
 def run(stage, *arguments):
-    command = [sys.executable, "-m", f"uedpo.evaluation.{stage}", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = processes.run(f"uedpo.evaluation.{stage}", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

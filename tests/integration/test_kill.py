@@ -3,13 +3,12 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from tests.judge_stub import MODEL, Stub
+from tests.processes import Command, run
 from uedpo.evaluation.append_file import ANSWERS, REPLIES, AppendFile, read
 from uedpo.evaluation.generate import answer_benchmark
 from uedpo.evaluation.judge import judge_answers
@@ -22,14 +21,13 @@ few_and_many = pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytes
 def run_and_kill(command, path, points):
     """Run `command` again and again; kill it once `path` has grown to each of `points` (bytes)."""
     for point in points:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = Command(*command)
         while process.poll() is None and not (path.exists() and path.stat().st_size >= point):
             time.sleep(0.001)
         time.sleep(random.uniform(0, 0.03))
         process.kill()
-        _, problem = process.communicate()
-        assert process.returncode == -signal.SIGKILL, problem.decode()[-2000:]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert process.wait() == -signal.SIGKILL, process.stderr[-2000:]
+    done = run(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -49,7 +47,7 @@ def test_killed_generate_ends_with_the_same_file(tmp_path, kills):
     assert answer_benchmark(**options, output=str(tmp_path / "whole.jsonl")) == 0
     whole = (tmp_path / "whole.jsonl").read_bytes()
     path = tmp_path / "answers.jsonl"
-    command = [sys.executable, "-m", "uedpo.evaluation.generate", f"output={path}"]
+    command = ["uedpo.evaluation.generate", f"output={path}"]
     run_and_kill([*command, *(f"{k}={v}" for k, v in options.items())], path, kill_points(len(whole), kills))
     assert path.read_bytes() == whole
     ids = [row["id"] for _, row in read(path, ANSWERS)[1]]
@@ -77,7 +75,7 @@ def test_killed_judge_ends_with_the_same_replies(tmp_path, kills):
     path = tmp_path / "replies.jsonl"
     size = (tmp_path / "whole.jsonl").stat().st_size
     with Stub(faulty=0.2, pause=0.0, delay=0.02) as stub:
-        command = [sys.executable, "-m", "uedpo.evaluation.judge", f"output={path}", f"base_url={stub.url}"]
+        command = ["uedpo.evaluation.judge", f"output={path}", f"base_url={stub.url}"]
         command += [f"{k}={v}" for k, v in options.items()]
         shown = run_and_kill(command, path, kill_points(size, kills))
     assert f"{num}/{num} answers judged" in shown

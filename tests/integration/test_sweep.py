@@ -4,13 +4,12 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 
+from tests.processes import Command, run
 from uedpo.results.statistics import mean_interval
 from uedpo.sweep.journal import NAME, read
 
@@ -22,19 +21,11 @@ TINY = [
 
 
 def command(folder, *arguments):
-    return [sys.executable, "-m", "uedpo.run", "-m", *TINY, *arguments, f"hydra.sweep.dir={folder}"]
+    return ["uedpo.run", "-m", *TINY, *arguments, f"hydra.sweep.dir={folder}"]
 
 
 def uedpo(folder, *arguments):
-    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, timeout=900)
-
-
-def started(folder, *arguments):
-    """A sweep in a process group of its own."""
-    with (folder.parent / "sweep.out").open("w") as out:
-        return subprocess.Popen(
-            command(folder, *arguments), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    return run(*command(folder, *arguments))
 
 
 def wait_for(condition, process, timeout=600):
@@ -63,7 +54,7 @@ def sweep(tmp_path_factory):
     """(folder, result of the second command, lines and times of files as the kill left them)."""
     folder = tmp_path_factory.mktemp("sweep") / "all"
     spoil(folder, FAILING)
-    first = started(folder, *SWEEP)
+    first = Command(*command(folder, *SWEEP), own_group=True)
 
     def four_are_done_and_the_next_is_training():
         if not (folder / NAME).is_file():
@@ -134,8 +125,8 @@ def test_the_printed_command_repeats_the_best_run(sweep, tmp_path):
     folder, done, _, _ = sweep
     (best,) = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("Best run: ")]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("    python -m uedpo.run")]
-    again = [sys.executable, *shlex.split(line)[1:], f"hydra.run.dir={tmp_path}"]
-    subprocess.run(again, check=True, capture_output=True, timeout=600)
+    again = run(*shlex.split(line)[2:], f"hydra.run.dir={tmp_path}")
+    assert again.returncode == 0, again.stderr[-3000:]
     there, here = ((f / "metrics.json").read_text() for f in (folder / best.split("/")[-1], tmp_path))
     assert json.loads(there)["after"] == json.loads(here)["after"]
 
@@ -148,22 +139,23 @@ def test_failed_trials_run_again_and_compare_reads_the_sweep(sweep):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "12 trials: 12 finished, 0 failed." in done.stdout
     assert sum(line["event"] == "finish" for line in lines(folder)) == 12
-    compared = [sys.executable, "-m", "uedpo.compare", str(folder), "--against", "0.1", "--out"]
-    told = subprocess.run([*compared, str(folder / "x")], capture_output=True, text=True, check=True).stdout
+    told = run("uedpo.compare", folder, "--against", "0.1", "--out", folder / "x")
+    assert told.returncode == 0, told.stderr[-3000:]
     table = (folder / "summary.md").read_text().split("\n\n")[1]
-    assert table in told
-    assert "Difference from 0.1" in told
+    assert table in told.stdout
+    assert "Difference from 0.1" in told.stdout
     assert (folder / "x_differences.png").is_file()
 
 
 def test_a_trial_killed_by_the_system_is_a_failed_trial_of_joblib(tmp_path):
     folder = tmp_path / "all"
-    process = started(folder, "weights.alpha=0.1,0.5,0.9", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = Command(*command(folder, "weights.alpha=0.1,0.5,0.9", *joblib))
     lock = folder / "1" / "run.lock"
     wait_for(lambda: lock.is_file() and lock.read_text().endswith("}"), process)
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
-    assert process.wait(timeout=600) == 4
-    out = (tmp_path / "sweep.out").read_text()
+    assert process.wait() == 4
+    out = process.stdout + process.stderr
     assert "3 trials: 2 finished, 1 failed." in out
     assert "- 1 (weights.alpha=0.5): killed by SIGKILL; the system does that where memory runs out" in out
     states = [trial.state for trial in sorted(read(folder).trials.values(), key=lambda t: t.folder)]
@@ -175,14 +167,13 @@ def test_a_sweep_told_to_stop_saves_and_exits_75(tmp_path):
     folder = tmp_path / "all"
     kept = [a for a in TINY if not a.startswith(("evaluation.", "callbacks.last", "trainer.max_steps"))]
     more = ["seed=0,1", "trainer.max_steps=60", "evaluation=none", "callbacks.last.every_n_train_steps=1"]
-    words = [sys.executable, "-m", "uedpo.run", "-m", *kept, *more, f"hydra.sweep.dir={folder}"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    words = ["uedpo.run", "-m", *kept, *more, f"hydra.sweep.dir={folder}"]
+    process = Command(*words)
     wait_for(lambda: list(folder.glob("0/checkpoints/step-*.json")), process)
     process.terminate()
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 75, out
+    assert process.wait() == 75, process.stdout + process.stderr
     assert "go on with resume=auto" in (folder / "0/trial.log").read_text()
-    done = subprocess.run(words, capture_output=True, text=True, timeout=900)
+    done = run(*words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming from" in (folder / "0/trial.log").read_text()
 

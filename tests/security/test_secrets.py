@@ -3,8 +3,6 @@
 import gzip
 import io
 import os
-import subprocess
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_run import TINY
+from tests.processes import run
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
     "OPENAI_API_KEY": "sk-" + "canary0001" * 4, "HF_TOKEN": "hf_" + "canary0002" * 4,
@@ -70,7 +70,7 @@ def hits(folder, *outputs):
     return files, found
 
 
-def go(tmp_path, *arguments, seconds=590):
+def go(tmp_path, *arguments):
     code = CALLBACK.replace("BODY", repr(BODY), 1).replace("NAMES", repr(list(ENVIRONMENT)))
     (tmp_path / "package").mkdir(exist_ok=True)
     (tmp_path / "package" / "careless.py").write_text(code.replace(repr(BODY), " + ".join(map(repr, BODY))))
@@ -80,11 +80,7 @@ def go(tmp_path, *arguments, seconds=590):
         "PYTHONPATH": f"{ROOT}:{tmp_path / 'package'}", "WANDB_MODE": "offline", "WANDB_DIR": str(out),
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "uedpo.run", *arguments],
-        cwd=out, env=environment, capture_output=True, text=True, timeout=seconds,
-    )  # fmt: skip
-    return out, done
+    return out, run("uedpo.run", *arguments, cwd=out, env=environment)
 
 
 SMALL = [*TINY, "trainer.max_steps=1", "evaluation.num_shift=4", "evaluation.num_train=0"]
