@@ -516,7 +516,7 @@ def test_the_source_keeps_to_the_rules(file):
         assert given.get("shell", "False") == "False"
         assert given.get("trust_remote_code", "False") == "False"
         assert given.get("weights_only", "True") == "True"
-        if name == "torch.load" or name.endswith(".fit"):
+        if name == "torch.load" or name.endswith("trainer.fit"):
             assert given.get("weights_only") == "True"
         if name.startswith("Auto") and name.endswith(".from_pretrained"):
             assert given["trust_remote_code"] == "False"
