@@ -208,7 +208,8 @@ def write_merged(place: Path, found: Finished, source: Any) -> Parity:
     """
     import torch
 
-    from uedpo.model.hf import HFModel, attach_adapter
+    from uedpo.model.adapter import attach_adapter
+    from uedpo.model.hf import HFModel
     from uedpo.runtime.quiet import quiet
 
     quiet()

@@ -30,7 +30,8 @@ from uedpo.data.images import check_image
 from uedpo.data.jsonl import JsonlPairs
 from uedpo.data.rejects import RowProblem
 from uedpo.errors import ConfigError, InputError
-from uedpo.model.hf import HFModel, attach_adapter, lora
+from uedpo.model.adapter import attach_adapter
+from uedpo.model.hf import HFModel, lora
 from uedpo.report.page import write_report
 from uedpo.report.summary import table
 from uedpo.report.tables import cell
@@ -497,7 +498,10 @@ BANNED_IMPORTS = set(
 
 # what talks to a network: the judge's endpoint, named by the user, redirects refused; and the question
 # whether W&B's server is there, for a run that is to be logged to it
-MAY_CALL_OUT = {PACKAGE / "evaluation" / "endpoint.py": {"urllib"}, PACKAGE / "logger/wandb.py": {"socket"}}
+MAY_CALL_OUT = {
+    PACKAGE / "evaluation" / "endpoint.py": {"urllib"},
+    PACKAGE / "logger" / "wandb.py": {"socket"},
+}
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))

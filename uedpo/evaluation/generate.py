@@ -21,8 +21,9 @@ from uedpo.evaluation.append_file import ANSWERS, AppendFile, digest
 from uedpo.evaluation.options import command
 from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
+from uedpo.model.adapter import attach_adapter
 from uedpo.model.chat import chat_prompt, no_second_start
-from uedpo.model.hf import HFModel, attach_adapter
+from uedpo.model.hf import HFModel
 from uedpo.runtime.progress import late_bar
 from uedpo.types import PositiveInt
 
