@@ -25,6 +25,7 @@ from uedpo.model.adapter import attach_adapter
 from uedpo.model.chat import chat_prompt, no_second_start
 from uedpo.model.hf import HFModel
 from uedpo.runtime.progress import late_bar
+from uedpo.runtime.say import say
 from uedpo.types import PositiveInt
 
 
@@ -130,7 +131,7 @@ def answer_benchmark(
         done = answered(file.path, file.rows, mine)
         if len(done) < len(mine):
             _answer_rest(file, mine, done, source, lora, decode, batch_size)
-    print(f"{len(mine)}/{len(mine)} answers in {path}")
+    say(f"{len(mine)}/{len(mine)} answers in {path}")
     return 0
 
 
