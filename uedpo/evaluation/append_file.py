@@ -53,7 +53,9 @@ class AppendFile:
         head = sealed(header)
         first = line_of(head)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        # what a server answered is for whoever asked it
+        mode = 0o600 if REPLIES in header else 0o644
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
         try:
             self._lock()
             data = path.read_bytes()
