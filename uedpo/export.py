@@ -23,6 +23,7 @@ from uedpo.evaluation.options import command
 from uedpo.model.adapter import CONFIG, WEIGHTS, read_options
 from uedpo.model.files import INDEX, weight_files
 from uedpo.report.card import write_card
+from uedpo.results.store import OWN_ROWS
 from uedpo.runtime import redact
 from uedpo.runtime.atomic import whole_folder
 from uedpo.runtime.say import say
@@ -109,6 +110,11 @@ def read_finished(folder: Path) -> Finished:
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not the directory of a run (no config.yaml)")
     missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing and not (folder / "checkpoints").is_dir() and (folder / OWN_ROWS).is_file():
+        raise InputError(
+            f"{folder}: holds the row of a results file and no adapter: the trial was not trained here; "
+            "train it with its command and results=null"
+        )
     if missing:
         raise InputError(f"{folder}: the run is not finished (no {missing[0]}); go on with resume=auto")
     try:

@@ -72,7 +72,8 @@ def use_stored(cfg: DictConfig, folder: Path) -> str | None:
     check_appendable(Path(cfg.results))
     rows = read_rows(Path(cfg.results))
     row, base = rows.get(key_of(trial_config(cfg))), rows.get(key_of(base_config(cfg)))
-    if row is None:
+    begun = (folder / "checkpoints").is_dir() and not (folder / "environment.json").is_file()
+    if row is None or begun:  # what was begun here is finished here: its adapter and report are in no row
         return None
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
