@@ -25,6 +25,7 @@ from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.runtime import redact
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
+from uedpo.runtime.say import say
 
 if TYPE_CHECKING:
     from uedpo.data.survey import Measured
@@ -64,17 +65,17 @@ def check(cfg: DictConfig, folder: Path) -> int:
             problems += [row.problem for row in rows if row.problem]
             tables[name] = table(name, rows, data.collate.max_response_tokens)
     for lines in tables.values():
-        print("\n".join(lines))
+        say("\n".join(lines))
     for problem in problems[:NAMED]:
-        print(problem, file=sys.stderr)
+        say(problem, file=sys.stderr)
     if problems:
-        print(f"{len(problems)} rows would stop a run; leave them out", file=sys.stderr)
+        say(f"{len(problems)} rows would stop a run; leave them out", file=sys.stderr)
     from uedpo.report.check_page import write_check_page
 
     ledgers = [part.ledger for part in (data.train, data.val) if isinstance(part, CheckedPairs)]
     pairs = [data.train[i] for i in range(len(data.train)) if i < SHOWN]
     page = write_check_page(folder, cfg, processor, pairs, data.collate, tables, ledgers, problems)
-    print(f"open {page}")
+    say(f"open {page}")
     return 2 if problems else 0
 
 
@@ -105,7 +106,7 @@ def main() -> None:
     redact.install()
     arguments = get_args_parser().parse_args()
     if arguments.help:
-        print(__doc__)
+        say(__doc__)
         sys.exit(0)
     try:
         cfg = check_command_line(arguments)
@@ -122,14 +123,14 @@ def main() -> None:
     except (ConfigError, InputError) as error:
         sys.exit(_said(error, folder))
     except OSError as error:  # a folder that cannot be made or written
-        print(os_line(error), file=sys.stderr)
+        say(os_line(error), file=sys.stderr)
         sys.exit(2)
 
 
 def _said(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, TooManyRejected) and folder is not None:
         write_rejected(folder / "rejected.jsonl", error.rejected)
-    print(plain_line(error), file=sys.stderr)
+    say(plain_line(error), file=sys.stderr)
     return 2
 
 

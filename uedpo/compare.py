@@ -21,6 +21,8 @@ from uedpo.results.metrics import SPLITS
 from uedpo.results.paired import differences
 from uedpo.results.runs import Run, choose_metric, is_base, runs_of
 from uedpo.results.settings import Name, Settings, base_of, columns, parameters, settings, value
+from uedpo.runtime import redact
+from uedpo.runtime.say import say
 from uedpo.sweep import journal
 from uedpo.sweep.summary import failures
 
@@ -129,22 +131,23 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="what to write, without suffix; default: beside a file, or in a directory"
     )
+    redact.install()
     options = parser.parse_args()
     first: Path = options.paths[0]
     out = options.out or (first / "comparison" if first.is_dir() else first.with_suffix(""))
     by = [key for key in options.by.split(",") if key] if options.by else None
     try:
-        print(
+        say(
             compare(
                 options.paths, out, by, tuple(options.against or ()) or None, options.where,
                 options.metric, options.mode, options.split,
             )
         )  # fmt: skip
     except InputError as error:
-        print(plain_line(error), file=sys.stderr)
+        say(plain_line(error), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(os_line(error), file=sys.stderr)
+        say(os_line(error), file=sys.stderr)
         sys.exit(2)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from uedpo.errors import InputError
 from uedpo.evaluation.options import command
 from uedpo.logger import STEP
+from uedpo.runtime.say import say
 
 # section -> (title of a panel, metrics)
 SECTIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
@@ -92,7 +93,7 @@ def make_dashboard(entity: str, project: str = "uedpo") -> int:
             f"entity={entity} project={project}: W&B did not take it ({' '.join(line)}); check the key with "
             "`wandb login --verify`, and that a run was synced to the project"
         ) from None
-    print(f"dashboard: {made.url}")
+    say(f"dashboard: {made.url}")
     return 0
 
 

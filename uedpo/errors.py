@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unicodedata import category
 
 
 class InputError(ValueError):
@@ -42,7 +43,7 @@ def os_line(error: OSError) -> str:
     """What an operating system's error says, in one line, with the file."""
     if error.strerror is None or error.filename is None:
         return plain_line(error)
-    return f"{str(error.filename)[:200]}: {error.strerror}"
+    return clean(f"{str(error.filename)[:200]}: {error.strerror}")
 
 
 def plain_line(error: BaseException) -> str:
@@ -52,4 +53,13 @@ def plain_line(error: BaseException) -> str:
     if text.startswith("Caught "):
         last = text.splitlines()[-1]
         text = last.partition(": ")[2] or last
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return clean(text)
+
+
+def clean(text: str) -> str:
+    """`text` with what acts on a terminal written out: escape sequences, bells, marks that turn it round."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or category(c) == "Zs" else repr(c)[1:-1] for c in text
+    )

@@ -40,6 +40,7 @@ from uedpo.runtime.lock import held, wait_for
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 from uedpo.runtime.ranks import gpu_problems, launch_problems, rank
+from uedpo.runtime.say import say
 from uedpo.runtime.versions import code_version
 
 
@@ -191,12 +192,10 @@ class Experiment:
         if measured is not None:
             row = make_row(self.trial, measured.metrics, measured.counts, self._seconds())
             write_rows(self.folder / OWN_ROWS, [row])
-            if self.results:
-                append_row(self.results, row)
         return self.after
 
     def report(self) -> Path | None:
-        """Trace the validation pairs that the report shows, log the end, and write report.html."""
+        """Trace the validation pairs that the report shows, log the end, write report.html, add the row."""
         if not self.trainer.is_global_zero:
             return None
         files = records(
@@ -208,7 +207,8 @@ class Experiment:
         traces = files.get("traces.json", [])
         log_end(self.trainer.loggers, self.before, self.after, traces, self.trainer.global_step)
         page = write_report(self.folder)
-        print(f"done in {self._seconds():.0f} s: open {page}")
+        self._store()
+        say(f"done in {self._seconds():.0f} s: open {page}")
         return page
 
     def _base_metrics(self) -> Mapping[str, Any]:
@@ -223,6 +223,12 @@ class Experiment:
             seconds = time.perf_counter() - begin
             append_row(self.results, make_row(self.base, measured.metrics, measured.counts, seconds))
         return dict(measured.metrics)
+
+    def _store(self) -> None:
+        """Add the row to the file of finished trials: last, as a trial with a row there never runs again."""
+        row = read_rows(self.folder / OWN_ROWS).get(key_of(self.trial))
+        if self.results and row is not None and row["key"] not in read_rows(self.results):
+            append_row(self.results, row)
 
     def _measure(self, model: Any, name: str) -> Any:
         with late_bar(f"evaluating the {name}", self.evaluation.num_scenes, self.bars) as advance:
@@ -242,7 +248,7 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
     source.check(processor, source.config())
     hint = source.pin_hint(source.config())
     if hint and rank() == 0:
-        print(hint)
+        say(hint)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     if cfg.trainer.val_every_n_batches:
         data.check_ranks(cfg.trainer.devices * cfg.trainer.num_nodes, cfg.trainer.strategy == "fsdp")

@@ -129,7 +129,7 @@ def shipped_pairs() -> Any:
 
 def load_scores(source: Any, cfg: DictConfig, adapter: Path | None, device: str) -> dict[str, Any]:
     """when -> what scores a batch: the base model, and with an adapter the trained one."""
-    from uedpo.model.hf import attach_adapter
+    from uedpo.model.adapter import attach_adapter
     from uedpo.scoring import Scorer
 
     scorer = Scorer(cfg.scoring)

@@ -8,7 +8,6 @@ Exit code 0: it is there, whole; 2: one line says why it is not, and nothing is.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,20 +16,26 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from uedpo.config.trust import trust_problems
 from uedpo.errors import InputError, local_path, plain_line, stop_on
 from uedpo.evaluation.options import command
+from uedpo.model.adapter import CONFIG, WEIGHTS, read_options
+from uedpo.model.files import INDEX, weight_files
 from uedpo.report.card import write_card
+from uedpo.results.store import OWN_ROWS
 from uedpo.runtime import redact
 from uedpo.runtime.atomic import whole_folder
+from uedpo.runtime.say import say
+from uedpo.runtime.small_json import read_object
+from uedpo.runtime.stored_yaml import read_config
 
 NEEDED = ("config.yaml", "metrics.json", "environment.json")  # the last is written when all is done
+PUBLISHED = {CONFIG, WEIGHTS, "config.json", "generation_config.json", "model.safetensors", INDEX}
 PAIRS = 2  # of the run's data, by which merged weights are compared
 # root mean square of the logits' differences, as a share of their standard deviation
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.05}
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException, YAMLError)
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException)
 ROUNDING = 1e-6  # of that share, below which it is no loss of anything
 
 
@@ -81,17 +86,17 @@ def export(run: list[str], output: str | None = None, merge: bool = False) -> in
     with whole_folder(target) as place:
         if merge:
             parity = write_merged(place, found, source)
-            print(_told(parity))
+            say(_told(parity))
         else:
             _copy(found, source, place)
         write_card(place, kind, found.cfg, found.metrics, found.environment, _adapter(found), parity)
     # a relative folder looks like a hub id there
     if kind == "adapter" and found.environment.get("model_sha256"):
-        print(
+        say(
             "adapter_config.json names the base model by a folder of this machine; before you publish it, "
             "set base_model_name_or_path to the model's hub id"
         )
-    print(f"open {target / 'README.md'}")
+    say(f"open {target / 'README.md'}")
     return 0
 
 
@@ -105,23 +110,20 @@ def read_finished(folder: Path) -> Finished:
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not the directory of a run (no config.yaml)")
     missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing and not (folder / "checkpoints").is_dir() and (folder / OWN_ROWS).is_file():
+        raise InputError(
+            f"{folder}: holds the row of a results file and no adapter: the trial was not trained here; "
+            "train it with its command and results=null"
+        )
     if missing:
         raise InputError(f"{folder}: the run is not finished (no {missing[0]}); go on with resume=auto")
     try:
-        whole: Any = OmegaConf.load(folder / "config.yaml")
-        metrics, environment = (json.loads((folder / name).read_text()) for name in NEEDED[1:])
+        whole: Any = OmegaConf.create(read_config(folder / "config.yaml"))
+        metrics, environment = (read_object(folder / name) for name in NEEDED[1:])
         metrics["after"], environment["versions"], environment["data_sha256"]
         cfg: Any = OmegaConf.masked_copy(whole, ["model", "data", "seed"])
         part = "model" if cfg.model.lora is None else "adapter"
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OmegaConfBaseException,
-        YAMLError,
-    ) as error:
+    except BROKEN as error:
         raise InputError(f"{folder}: not a whole run ({plain_line(error).splitlines()[0]})") from None
     stop_on(trust_problems(cfg, []))
     weights = list((folder / part).glob("*.safetensors"))
@@ -171,12 +173,11 @@ def _adapter(found: Finished) -> dict[str, Any]:
     """adapter_config.json; empty where the run has no adapter."""
     if found.part != "adapter":
         return {}
-    path = found.folder / "adapter" / "adapter_config.json"
-    try:
-        about = dict(json.loads(path.read_text()))
-        str(about["base_model_name_or_path"]), int(about["r"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not PEFT's ({plain_line(error)}); bring the file back") from None
+    about = read_options(found.folder / "adapter")
+    if not (isinstance(about.get("base_model_name_or_path"), str) and isinstance(about.get("r"), int)):
+        raise InputError(
+            f"{found.folder / 'adapter' / CONFIG}: must have base_model_name_or_path and r; bring it back"
+        )
     return about
 
 
@@ -193,11 +194,24 @@ def _check_mergeable(found: Finished, source: Any) -> None:
 
 
 def _copy(found: Finished, source: Any, place: Path) -> None:
-    for file in sorted((found.folder / found.part).iterdir()):
-        if file.suffix in (".json", ".safetensors"):
-            shutil.copyfile(file, place / file.name)
+    for file in published(found.folder / found.part):
+        shutil.copyfile(file, place / file.name, follow_symlinks=False)
     if found.part == "model":
         source.processor().save_pretrained(place)
+
+
+def published(part: Path) -> list[Path]:
+    """The files of an adapter or a model that are published: of a fixed list, whatever else lies beside them.
+
+    Raises:
+        InputError: one is a link, which would publish a file of elsewhere, or no regular file.
+    """
+    names = PUBLISHED | {*weight_files(part)}
+    found = [path for name in sorted(names) if (path := part / name).exists() or path.is_symlink()]
+    for path in (part, *found):
+        if path.is_symlink() or not (path.is_file() or path == part):
+            raise InputError(f"{path}: a link, or no regular file; only the files themselves are published")
+    return found
 
 
 def write_merged(place: Path, found: Finished, source: Any) -> Parity:
@@ -208,7 +222,8 @@ def write_merged(place: Path, found: Finished, source: Any) -> Parity:
     """
     import torch
 
-    from uedpo.model.hf import HFModel, attach_adapter
+    from uedpo.model.adapter import attach_adapter
+    from uedpo.model.hf import HFModel
     from uedpo.runtime.quiet import quiet
 
     quiet()

@@ -37,6 +37,7 @@ from uedpo.runtime import redact
 from uedpo.runtime.atomic import write_json
 from uedpo.runtime.lock import held
 from uedpo.runtime.ranks import folder_problems, launch_problems, rank, world_size
+from uedpo.runtime.say import say
 from uedpo.sweep.summary import SUMMARY, end_sweep, sweep_exit_code
 from uedpo.sweep.trial import run_trial
 
@@ -75,14 +76,15 @@ def use_stored(cfg: DictConfig, folder: Path) -> str | None:
     check_appendable(Path(cfg.results))
     rows = read_rows(Path(cfg.results))
     row, base = rows.get(key_of(trial_config(cfg))), rows.get(key_of(base_config(cfg)))
-    if row is None:
+    begun = (folder / "checkpoints").is_dir() and not (folder / "environment.json").is_file()
+    if row is None or begun:  # what was begun here is finished here: its adapter and report are in no row
         return None
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
     metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}
     write_json(folder / "metrics.json", metrics)
     stored = f"{cfg.results} has this trial (key {row['key']}, commit {row['commit']})"
-    print(f"skipped: {stored}")
+    say(f"skipped: {stored}")
     return stored
 
 
@@ -116,14 +118,14 @@ def _one(cfg: DictConfig) -> str | None:
     except Exception as error:
         if world_size() > 1:  # before the tracebacks of all ranks
             line = str(error).strip().splitlines()[:1]
-            print(f"rank {rank()} stopped: {type(error).__name__}: {' '.join(line)}", file=sys.stderr)
+            say(f"rank {rank()} stopped: {type(error).__name__}: {' '.join(line)}", file=sys.stderr)
         raise
 
 
 def _stop(error: BaseException, code: int = 2) -> NoReturn:
     if isinstance(error, TooManyRejected) and HydraConfig.initialized():
         write_rejected(Path(HydraConfig.get().runtime.output_dir) / "rejected.jsonl", error.rejected)
-    print(plain_line(error), file=sys.stderr)
+    say(plain_line(error), file=sys.stderr)
     raise Stopped(plain_line(error), code)
 
 

@@ -16,9 +16,10 @@ from uedpo.corruption.spatial import Blank, Crop
 from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError
 from uedpo.evaluation.decode import generate
+from uedpo.model.adapter import attach_adapter
 from uedpo.model.chat import chat_prompt
 from uedpo.model.families import Family, family_of
-from uedpo.model.hf import HFModel, attach_adapter, lora
+from uedpo.model.hf import HFModel, lora
 from uedpo.model.lora import add_lora
 from uedpo.scoring import Scorer
 from uedpo.scoring.placeholders import image_of, num_features

@@ -211,7 +211,7 @@ def cut(run):
         (without("environment.json"), "the run is not finished (no environment.json); go on with resume"),
         (without("adapter/adapter_model.safetensors"), "not finished (no weights in adapter/)"),
         (lambda run: (run / "metrics.json").write_text("{"), "not a whole run ("),
-        (lambda run: (run / "adapter/adapter_config.json").write_text("{}"), "not PEFT's ("),
+        (lambda run: (run / "adapter/adapter_config.json").write_text("{}"), "peft_type must be LORA"),
         (cut, "adapter_model.safetensors: damaged ("),
         (other_base, "trained with another base (llava-hf/llava-1.5-7b-hf), config.yaml has model.path="),
         (other_files, "whose files are not those of the run (sha256 "),

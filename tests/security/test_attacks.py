@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -30,7 +31,8 @@ from uedpo.data.images import check_image
 from uedpo.data.jsonl import JsonlPairs
 from uedpo.data.rejects import RowProblem
 from uedpo.errors import ConfigError, InputError
-from uedpo.model.hf import HFModel, attach_adapter, lora
+from uedpo.model.adapter import attach_adapter
+from uedpo.model.hf import HFModel, lora
 from uedpo.report.page import write_report
 from uedpo.report.summary import table
 from uedpo.report.tables import cell
@@ -276,6 +278,48 @@ def test_a_hostile_configuration_file_is_refused_before_hydra_acts(marker, tmp_p
         check_own_config(["loss=dpo,evil", "weights=uniform"], None, None, str(folder))
 
 
+SWEPT = {
+    "+hydra.job.env_set.LD_PRELOAD": ("/tmp/evil.so", "does not change the environment"),
+    "hydra.job.env_set.PATH": ("a,/tmp", "Could not override"),
+    "seed,more": ("1", "cannot be read"),
+    "++hydra.job_logging.handlers.file.class": ("logging.handlers.HTTPHandler", "must be one of"),
+    "++hydra.job_logging.root.level": ("INFO", ""),
+    "++hydra.job_logging.handlers.console.stream": (
+        "ext://sys.stdout,ext://os.system",
+        "must be ext://sys.std",
+    ),
+    "+callbacks.x._target_": ("evil_module.run", "is not allowed"),
+    "hydra/launcher": ("basic", ""),
+    "+hydra.callbacks.y._target_": ("evil_module.run", "is not allowed"),
+    "name": ("${oc.env:HOME}", "${oc.env:...} is not resolved here"),
+    "+data.weights_only": ("true,false", "must be True"),
+    "weights.token": ("hunter2hunter2", "looks like a secret"),
+    "seed": ("choice(0,1)", ""),
+    "weights.alpha": ("interval(0.1,0.3)", ""),
+}
+
+
+@pytest.mark.parametrize("key", SWEPT)
+def test_what_a_file_sweeps_is_checked_as_on_the_command_line(marker, tmp_path, key, monkeypatch):
+    value, part = SWEPT[key]
+    folder = tmp_path / "conf"
+    (folder / "experiment").mkdir(parents=True)
+    params = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {key: value}}}}
+    own = OmegaConf.to_yaml(OmegaConf.create(params))
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{own}")
+    (folder / "fine.yaml").write_text(OmegaConf.to_yaml(composed()) + own)
+    ways = {
+        "name": lambda: check_own_config([], str(folder), "fine", None),
+        "dir": lambda: check_own_config(["+experiment=mine"], None, None, str(folder)),
+    }
+    for call in ways.values():
+        if part:
+            with pytest.raises((ConfigError, HydraException), match=re.escape(part)):
+                call()
+        else:
+            call()
+
+
 def test_yaml_tags_do_not_construct(marker, tmp_path):
     (tmp_path / "x.yaml").write_text(f"a: !!python/object/apply:os.system ['touch {marker}']\n")
     with pytest.raises(Exception, match="could not determine a constructor"):
@@ -497,7 +541,10 @@ BANNED_IMPORTS = set(
 
 # what talks to a network: the judge's endpoint, named by the user, redirects refused; and the question
 # whether W&B's server is there, for a run that is to be logged to it
-MAY_CALL_OUT = {PACKAGE / "evaluation" / "endpoint.py": {"urllib"}, PACKAGE / "logger/wandb.py": {"socket"}}
+MAY_CALL_OUT = {
+    PACKAGE / "evaluation" / "endpoint.py": {"urllib", "socket"},
+    PACKAGE / "logger" / "wandb.py": {"socket"},
+}
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))

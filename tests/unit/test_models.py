@@ -9,9 +9,10 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from tests import backbones
 from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError
+from uedpo.model.adapter import attach_adapter
 from uedpo.model.chat import answer_frame, no_second_start
 from uedpo.model.families import Family, family_of
-from uedpo.model.hf import HFModel, attach_adapter, lora
+from uedpo.model.hf import HFModel, lora
 from uedpo.model.lora import AddingLinear, add_lora
 from uedpo.model.quantize import quantization_config, why_not
 from uedpo.scoring import Scorer
@@ -152,8 +153,8 @@ def test_processors_that_need_a_package_say_so(monkeypatch):
         raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library\n")
 
     monkeypatch.setattr("uedpo.model.hf.AutoProcessor.from_pretrained", missing)
-    with pytest.raises(InputError, match=r"^model.path=x: its processor needs.*pip install torchvision"):
-        HFModel("x").processor()
+    with pytest.raises(InputError, match=r"^model.path=.*: its processor needs.*pip install torchvision"):
+        HFModel("uedpo:micro_llava").processor()
 
 
 def test_models_whose_logits_are_scaled_are_refused():

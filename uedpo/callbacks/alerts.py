@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from uedpo.logger.wandb import WandbRun
+from uedpo.runtime.say import say
 from uedpo.types import PairBatch, PositiveFloat, PositiveInt
 from uedpo.weights.probe import probe_of
 
@@ -92,7 +93,7 @@ class Alerts(pl.Callback):
         if title in self.said:
             return
         self.said.add(title)
-        print(f"WARNING at step {trainer.global_step}: {title}: {text}")
+        say(f"WARNING at step {trainer.global_step}: {title}: {text}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
                 logger.experiment.alert(title=title, text=text)

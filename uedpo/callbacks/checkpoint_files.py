@@ -20,6 +20,7 @@ from lightning_fabric.plugins import CheckpointIO
 from uedpo.errors import InputError
 from uedpo.results.keys import differing, flat, without_modules
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.say import say
 from uedpo.runtime.versions import versions
 
 FORMAT = 1
@@ -147,10 +148,10 @@ def choose(resume: str | None, folder: Path, io: VerifiedIO) -> Path | None:
         except DamagedError as error:
             if resume == "required":
                 raise
-            print(f"resume=auto: {error}; trying the one before")
+            say(f"resume=auto: {error}; trying the one before")
             damaged = error
             continue
-        print(f"resuming from {path}")
+        say(f"resuming from {path}")
         return path
     if damaged is not None:
         raise InputError(f"{folder}: no checkpoint is whole; remove the folder to start from scratch")

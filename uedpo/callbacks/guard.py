@@ -11,6 +11,7 @@ from torch import Tensor, distributed
 
 from uedpo.errors import GuardError
 from uedpo.model.sharded import whole
+from uedpo.runtime.say import say
 from uedpo.types import NonNegativeInt
 
 
@@ -90,7 +91,7 @@ class Guard(pl.Callback):
                 "optim.lr, or leave out such steps with callbacks.guard.skip=N"
             )
         if trainer.is_global_zero:
-            print(f"left out {text} ({self.in_a_row} of at most {self.skip} in a row)", flush=True)
+            say(f"left out {text} ({self.in_a_row} of at most {self.skip} in a row)", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}

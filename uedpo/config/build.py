@@ -9,6 +9,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from uedpo.runtime.ranks import rank
+from uedpo.runtime.say import say
 
 
 def build_module(cfg: DictConfig, source: Any, corruption: Any, reference_cache: Any = None) -> Any:
@@ -67,7 +68,7 @@ def build_reference_cache(cfg: DictConfig, source: Any, processor: Any, data: An
     cache = ReferenceCache(cfg.reference_cache, setting, data, validates=validates, bars=bars)
     message = cache.check()
     if rank() == 0:
-        print(message)
+        say(message)
     return cache
 
 

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from uedpo.config.overrides import check_arguments, check_overrides, check_trusted_start, parse
 from uedpo.errors import ConfigError, InputError, os_line, plain_line, stop_on
 from uedpo.runtime import redact
+from uedpo.runtime.say import say
 
 
 def answer(doc: str | None, work: Callable[[list[str]], str]) -> int:
@@ -19,18 +20,18 @@ def answer(doc: str | None, work: Callable[[list[str]], str]) -> int:
     redact.install()
     arguments = sys.argv[1:]
     if any(a in ("-h", "--help") for a in arguments):
-        print(doc)
+        say(doc)
         return 0
     try:
         text = work(arguments)
     except (ConfigError, InputError, HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else None
-        print(plain_line(cause or error), file=sys.stderr)
+        say(plain_line(cause or error), file=sys.stderr)
         return 2
     except OSError as error:
-        print(os_line(error), file=sys.stderr)
+        say(os_line(error), file=sys.stderr)
         return 2
-    print(text)
+    say(text)
     return 0
 
 

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,8 @@ def check_overrides(overrides: list[str], multirun: bool = True) -> DictConfig:
             if swept and not multirun and whole.hydra.mode != RunMode.MULTIRUN:
                 asked = parsed[swept[0][0]].input_line
                 stop_on([f"{asked}: several values are a sweep; add -m, or give a list as KEY=[VALUE,VALUE]"])
-            own = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-            added = [o for o in OverridesParser.create().parse_overrides(own) if o.key_or_group not in named]
-            for override in added:  # the experiment's own sweep
+            added = _own_sweep(whole, named, overrides)
+            for override in added:
                 swept.append((len(fixed), _choices(override)))
                 fixed.append(swept[-1][1][0])
             first = _composed("config", fixed, overrides) if added else _checked(whole, overrides)
@@ -152,6 +151,18 @@ def _prefix(override: Override) -> str:
     key = override.get_key_element()
     is_group = (conf_folder() / override.key_or_group).is_dir() or key.startswith("hydra")
     return "" if is_group or override.is_delete() else "++"
+
+
+def _own_sweep(whole: DictConfig, named: Collection[str], overrides: Sequence[str]) -> list[Override]:
+    """What a file's `hydra.sweeper.params` add to the command line `overrides`, but for keys `named` there.
+
+    Raises:
+        ConfigError: the configuration names or holds what it must not, or keys that cannot be read.
+    """
+    stop_on(trust_problems(whole, overrides))
+    params = OmegaConf.to_container(whole.hydra.sweeper, resolve=False).get("params") or {}  # type: ignore[union-attr]
+    found = parse([f"{key}={value}" for key, value in params.items()])
+    return [override for override in found if override.key_or_group not in named]
 
 
 def _choices(override: Override) -> list[str]:
@@ -229,12 +240,16 @@ def check_own_config(
         if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
             stop_on(["hydra.searchpath: goes without --config-dir; give all folders in one of them"])
         overrides = [f"hydra.searchpath=[file://{Path(more).resolve()}]", *overrides]
-    swept = [o for o in OverridesParser.create().parse_overrides(overrides) if o.is_sweep_override()]
+    parsed = parse(overrides)
+    swept = [o for o in parsed if o.is_sweep_override()]
     fixed = [o for o in overrides if o not in [s.input_line for s in swept]]
     with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        whole = compose(name or "config", fixed, return_hydra_config=True)
         choices = [
             [line.lstrip("+") if line.startswith("++") else line for line in _choices(o)] for o in swept
         ]
+        named = {override.key_or_group for override in parsed}
+        choices += map(_choices, _own_sweep(whole, named, overrides))
         firsts = [values[0] for values in choices]
         first = _composed(name or "config", [*fixed, *firsts], overrides)
         for at, values in enumerate(choices):

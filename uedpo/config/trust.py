@@ -57,8 +57,7 @@ def trust_problems(cfg: DictConfig, overrides: Sequence[str] | None = None) -> l
     problems = list(_packages(packages, overrides))
     names = [] if problems else list(packages)
     for path, value in _nodes(raw, ""):
-        # Hydra's copy of the command line, and choices that are checked once each is composed
-        if not path.startswith(("hydra.overrides.", "hydra.sweeper.params.")):
+        if not path.startswith("hydra.overrides."):  # Hydra's copy of the command line
             problems += _problem(path, value, names)
     if isinstance(raw.get("hydra"), Mapping):
         problems += _hydra(raw["hydra"], overrides)
@@ -149,6 +148,8 @@ def _hydra(node: Mapping[str, Any], overrides: Sequence[str] | None) -> Iterator
     """What Hydra itself would act on before the run begins."""
     if (node.get("sweeper") or {}).get("custom_search_space"):
         yield "hydra.sweeper.custom_search_space: would call any function; give the values of the search"
+    if (node.get("sweeper") or {}).get("search_space"):
+        yield "hydra.sweeper.search_space: is another form of hydra.sweeper.params; write it as that"
     given = overrides is None or any(o.lstrip("+").startswith("hydra.launcher.setup=") for o in overrides)
     if (node.get("launcher") or {}).get("setup") and not given:
         yield "hydra.launcher.setup: commands for a shell; only the command line may set it"

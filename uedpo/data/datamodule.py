@@ -21,6 +21,7 @@ from uedpo.data.rows import CheckedPairs, Source, contents
 from uedpo.data.texts import TextRules
 from uedpo.errors import InputError
 from uedpo.runtime.progress import late_bar
+from uedpo.runtime.say import say
 from uedpo.types import Fraction, NonNegativeInt, PairBatch, PositiveInt, PreferencePair
 
 
@@ -147,9 +148,9 @@ class PairDataModule(pl.LightningDataModule):
         """Print what became of the rows of each file, and write `folder`/rejected.jsonl."""
         ledgers = [part.ledger for part in (self.train, self.val) if isinstance(part, CheckedPairs)]
         for ledger in ledgers:
-            print(ledger.summary())
+            say(ledger.summary())
         if self.warning:
-            print(self.warning)
+            say(self.warning)
         if ledgers:
             write_rejected(folder / "rejected.jsonl", [r for ledger in ledgers for r in ledger.rejected])
 

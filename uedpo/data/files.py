@@ -170,6 +170,7 @@ def file_data(
     seed: int = 0,
     max_bad_fraction: Fraction = 0.001,
     decode_check: bool = False,
+    overlap: Literal["warn", "stop"] = "warn",
 ) -> PairDataModule:
     """Data module of one file, or of one for training and one for validation; see docs/data.md.
 
@@ -182,8 +183,8 @@ def file_data(
         image_root: folder all image paths must stay inside; default: that of each file.
         revision: commit of a hub id.
         num_pairs: of training: stop reading after so many usable rows; 0 takes all.
-        batch_size, max_response_tokens, num_workers, negatives, seed, max_bad_fraction, decode_check: see
-            `PairDataModule`.
+        batch_size, max_response_tokens, num_workers, negatives, seed, max_bad_fraction, decode_check,
+            overlap: see `PairDataModule`.
 
     Raises:
         InputError: nothing readable there, no format fits, or too many rows are rejected.
@@ -205,4 +206,5 @@ def file_data(
         train, val, processor,
         batch_size=batch_size, max_response_tokens=max_response_tokens, num_workers=num_workers,
         negatives=negatives, seed=seed, max_bad_fraction=max_bad_fraction, decode_check=decode_check,
+        overlap=overlap,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from uedpo.errors import InputError, local_path
 from uedpo.runtime.progress import interactive
 
 MAX_JSON = 2**31  # bytes of a .json file, which is read whole
+# a parquet file up to MAX_BOMB bytes may unpack to LEAST_TABLE, or to MOST_EXPANSION times its size
+MAX_BOMB, LEAST_TABLE, MOST_EXPANSION = 2**28, 2**28, 20
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 Row = Mapping[str, Any] | RowProblem
 
@@ -58,7 +61,14 @@ class TableRows:
         if not interactive():
             disable_progress_bars()
         try:
-            table = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+            for file in files:
+                _check_expansion(file)
+            # datasets knows a file by its path and modification time, which a replaced one may share
+            table = load_dataset(
+                "parquet", name=_content(files), data_files=[str(file) for file in files], split="train"
+            )
+        except InputError:
+            raise
         except Exception as error:  # whatever arrow, fsspec and datasets raise on a file that is no table
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise InputError(f"{name}: not a table of rows ({reason}); write the parquet file anew") from None
@@ -70,6 +80,44 @@ class TableRows:
 
     def __getitem__(self, place: int) -> tuple[int, Row]:
         return place + 1, self.table[place].to_pylist()[0]
+
+
+def _content(files: Sequence[Path]) -> str:
+    """A name for what the files hold."""
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return f"rows-{total.hexdigest()[:16]}"
+
+
+def _check_expansion(path: Path) -> None:
+    """Refuse a small file that would become a large table: pages that unpack to much, values repeated often.
+
+    Raises:
+        InputError: it holds far more than its size.
+    """
+    from pyarrow import parquet
+
+    size = path.stat().st_size
+    if size > MAX_BOMB:
+        return
+    most = max(LEAST_TABLE, MOST_EXPANSION * size)
+    with parquet.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        total = sum(chunk.total_uncompressed_size for chunk in chunks)
+        largest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+        if total <= most and sum(c.total_uncompressed_size * c.num_values for c in chunks) > most:
+            total = 0
+            for batch in file.iter_batches(batch_size=max(1, min(1024, LEAST_TABLE // max(largest, 1)))):
+                total += batch.nbytes
+                if total > most:
+                    break
+    if total > most:
+        raise InputError(
+            f"{path}: {size:,} bytes that unpack to more than {most:,}, as no pairs do; write it anew"
+        )
 
 
 def read_rows(path: str, revision: str | None = None) -> Rows:

@@ -18,6 +18,7 @@ from typing import Any
 
 from uedpo.errors import InputError
 from uedpo.results.keys import flat
+from uedpo.runtime.lines import write_whole
 
 Row = dict[str, Any]
 ANSWERS, REPLIES = "uedpo_answers", "uedpo_judge_replies"  # first keys of headers
@@ -53,14 +54,16 @@ class AppendFile:
         head = sealed(header)
         first = line_of(head)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        # what a server answered is for whoever asked it
+        mode = 0o600 if REPLIES in header else 0o644
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
         try:
             self._lock()
             data = path.read_bytes()
             self.rows: list[tuple[int, Row]] = []
             if b"\n" not in data and first.startswith(data):  # new, or killed in its first write
                 os.ftruncate(self._file, 0)
-                self._write(first)
+                write_whole(self._file, first, path)
                 return
             whole = data[: data.rfind(b"\n") + 1]
             kept, self.rows = parse(path, whole, next(iter(header)))
@@ -75,14 +78,10 @@ class AppendFile:
         """Add one line in one write; any thread may.
 
         Raises:
-            OSError: the line could not be written whole.
+            InputError: no room for a whole line; the file is as it was.
         """
         with self._guard:
-            self._write(line_of(row))
-
-    def _write(self, line: bytes) -> None:
-        if os.write(self._file, line) != len(line):
-            raise OSError(f"{self.path}: no room for a whole line; make room and run again")
+            write_whole(self._file, line_of(row), self.path)
 
     def _lock(self) -> None:
         try:

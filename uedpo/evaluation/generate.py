@@ -19,6 +19,7 @@ from uedpo.evaluation.options import command
 from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, on_square
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
 from uedpo.runtime.progress import late_bar
+from uedpo.runtime.say import say
 from uedpo.types import PositiveInt
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def answer_benchmark(
         done = answered(file.path, file.rows, mine)
         if len(done) < len(mine):
             _answer_rest(file, mine, done, source, lora, decode, batch_size)
-    print(f"{len(mine)}/{len(mine)} answers in {path}")
+    say(f"{len(mine)}/{len(mine)} answers in {path}")
     return 0
 
 
@@ -140,7 +141,7 @@ def load_model(source: HFModel, adapter: Path | None) -> tuple[Any, Any]:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from uedpo.model.hf import attach_adapter
+    from uedpo.model.adapter import attach_adapter
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from uedpo.evaluation.judge_tasks import SETTINGS, Judged, Task, is_readable, re
 from uedpo.evaluation.options import command
 from uedpo.evaluation.replies import judged, recorded
 from uedpo.runtime.progress import late_bar
+from uedpo.runtime.say import say
 from uedpo.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 UNREADABLE = "unreadable"
@@ -88,7 +89,7 @@ def judge_answers(
         run = _Run(benchmark, file, ask, stop, attempts, bool(done), max_retries)
         run.all(rest, concurrency)
     covered = len(done) + run.statuses[OK]
-    print(f"{covered}/{len(asked)} answers judged by {judge} in {path}")
+    say(f"{covered}/{len(asked)} answers judged by {judge} in {path}")
     run.tell_failures()
     return 0 if covered == len(asked) else 1
 
@@ -137,9 +138,9 @@ class _Run:
     def tell_failures(self) -> None:
         failures = {k: v for k, v in sorted(self.statuses.items()) if k != OK}
         if failures:
-            print("failed attempts: " + ", ".join(f"{v} {k}" for k, v in failures.items()))
+            say("failed attempts: " + ", ".join(f"{v} {k}" for k, v in failures.items()))
         if self.fatal:
-            print(self.fatal, file=sys.stderr)
+            say(self.fatal, file=sys.stderr)
 
     def all(self, rest: Sequence[Task], concurrency: int) -> None:
         with ThreadPoolExecutor(concurrency) as pool, late_bar("answers judged", len(rest)) as advance:
@@ -216,7 +217,7 @@ def estimate(benchmark: Judged, rest: Sequence[Task], price_in: float | None, pr
 
 def _confirm(text: str, yes: bool) -> None:
     if yes:
-        print(text, flush=True)
+        say(text, flush=True)
     elif not sys.stdin.isatty():
         raise InputError(f"{text}; add yes=true to go on")
     elif input(f"{text}. Go on? [y/N] ").strip().lower() != "y":

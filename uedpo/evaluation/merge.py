@@ -14,6 +14,7 @@ from uedpo.evaluation.options import command
 from uedpo.evaluation.questions import field
 from uedpo.results.keys import differing
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.say import say
 
 
 def merge(output: str, shards: list[str]) -> int:
@@ -46,7 +47,7 @@ def merge(output: str, shards: list[str]) -> int:
     lines: list[Row] = [sealed({**first, "shard": "0/1"}), *merged]
     target.parent.mkdir(parents=True, exist_ok=True)
     replace(target, lambda file: file.writelines(line_of(line) for line in lines))
-    print(f"{len(merged)}/{first['num']} answers in {target}")
+    say(f"{len(merged)}/{first['num']} answers in {target}")
     return 0
 
 

@@ -14,6 +14,8 @@ from typing import Any, NoReturn, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from uedpo.errors import ConfigError, InputError, os_line
+from uedpo.runtime import redact
+from uedpo.runtime.say import say
 
 
 def parse(function: Callable[..., int], arguments: Sequence[str], bare: str | None = None) -> dict[str, Any]:
@@ -65,21 +67,22 @@ def _value(annotation: Any, text: str) -> Any:
 
 def command(function: Callable[..., int], bare: str | None = None) -> NoReturn:
     """Run `function` on the command line: its exit code, or 2 with one line for bad input."""
+    redact.install()
     arguments = sys.argv[1:]
     module = sys.modules[function.__module__]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{module.__doc__}\n{usage(function)}")
+        say(f"{module.__doc__}\n{usage(function)}")
         sys.exit(0 if arguments else 2)
     try:
         code = function(**parse(function, arguments, bare))
     except (ConfigError, InputError) as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         code = 2
     except OSError as error:  # a path that cannot be made, read or written
-        print(os_line(error), file=sys.stderr)
+        say(os_line(error), file=sys.stderr)
         code = 2
     except (KeyboardInterrupt, EOFError):
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        say("stopped; run the same command again to go on", file=sys.stderr)
         code = 130
     sys.exit(code)
 

@@ -24,6 +24,7 @@ from uedpo.evaluation.official.coverage import Incomplete, Run
 from uedpo.evaluation.official.outcome import MissingAsset, Mode, Scored, Undefined
 from uedpo.evaluation.official.reading import Sources
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.say import say
 
 # recording -> benchmarks that read it
 RECORDINGS = {
@@ -178,17 +179,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = make_report(settings)
         write(report, settings.output)
     except (ConfigError, InputError) as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return 2
     except OSError as error:  # such as a path that is too long to ask for
-        print(os_line(error), file=sys.stderr)
+        say(os_line(error), file=sys.stderr)
         return 2
-    print(_summary(report))
+    say(_summary(report))
     if report["reasons"]:
-        print(f"{settings.benchmark}: no score: {' | '.join(report['reasons'])}", file=sys.stderr)
+        say(f"{settings.benchmark}: no score: {' | '.join(report['reasons'])}", file=sys.stderr)
         return 1
     for warning in report["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     return 0
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from uedpo.errors import InputError, local_path
 from uedpo.evaluation.options import command
 from uedpo.evaluation.questions import read_text
+from uedpo.runtime.say import say
 
 Table = list[list[str]]  # the first row is the head
 
@@ -230,7 +231,7 @@ def write_tables(reports: list[str], output: str | None = None, html: str | None
         raise InputError("no report given; write table REPORT.json ...")
     tables = [headline_table(runs), metric_table(runs)]
     text = markdown(tables)
-    print(text, end="")
+    say(text, end="")
     for target, content in ((output, text), (html, page(tables))):
         if target is not None:
             path = local_path(target)

@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from uedpo.errors import InputError
 from uedpo.logger import STEP
+from uedpo.runtime.say import say
 
 # metric -> what W&B keeps of its curve as the run's summary; else the last value
 SUMMARIES = {
@@ -66,7 +67,7 @@ class WandbRun(WandbLogger):
         if reason and mode == "online":
             raise InputError(f"logger.wandb.mode=online: {reason}; mode=offline keeps everything on disk")
         if reason:
-            print(f"W&B is offline: {reason}")
+            say(f"W&B is offline: {reason}")
         if os.environ.get("WANDB_DATA_DIR", str(_staging)) == str(_staging):  # else the user's own choice
             _keep_media_in(Path(save_dir) / "wandb")
         super().__init__(
@@ -94,7 +95,7 @@ class WandbRun(WandbLogger):
             for metric, summary in SUMMARIES.items():
                 run.define_metric(metric, step_metric=STEP, summary=summary)
             if self._wandb_init["mode"] == "online":
-                print(f"W&B: {run.url}")
+                say(f"W&B: {run.url}")
         return run
 
 
@@ -234,4 +235,4 @@ def closing() -> Iterator[None]:
             offline = run.settings.mode != "online"
             wandb.finish(exit_code=0 if ok else 1)
             if offline:
-                print(f"W&B: this run is on disk; upload it with: wandb sync {folder}")
+                say(f"W&B: this run is on disk; upload it with: wandb sync {folder}")

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from uedpo.errors import InputError
 from uedpo.model.families import family_of
+from uedpo.model.files import alone, check_files, check_size, pickled_weights, snapshot
 from uedpo.model.quantize import Bits, quantization_config
 from uedpo.runtime.progress import interactive
 from uedpo.types import Fraction, PositiveFloat, PositiveInt
@@ -46,47 +47,6 @@ def lora(
             model, and none of the vision tower.
     """
     return Lora(r, alpha, dropout, target_modules)
-
-
-def pickled_weights(folder: Path) -> list[str]:
-    """Names of weight files that torch would unpickle, where a local folder has no safetensors."""
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return []
-    return sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-
-
-def attach_adapter(model: Any, folder: str | Path) -> Any:
-    """`model` with the LoRA adapter that a run saved in `folder`, frozen.
-
-    Raises:
-        InputError: no safetensors there, or an adapter of another base model, naming keys.
-    """
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        pickled = pickled_weights(folder)
-        remedy = f"{pickled[0]} is a pickle, which can run code: convert it" if pickled else "give its folder"
-        raise InputError(f"{folder}: no adapter_model.safetensors; {remedy}")
-    try:
-        options, saved = LoraConfig.from_pretrained(str(folder)), load_file(file)
-        policy = get_peft_model(model, options)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"{folder}: no usable adapter ({str(error).splitlines()[0][:300]})") from None
-    own = get_peft_model_state_dict(policy)
-    differ = {
-        "missing": sorted(own.keys() - saved.keys()),
-        "not of this model": sorted(saved.keys() - own.keys()),
-        "of another shape": sorted(k for k in own.keys() & saved.keys() if own[k].shape != saved[k].shape),
-    }
-    found = [f"{len(keys)} {what} ({', '.join(keys[:2])})" for what, keys in differ.items() if keys]
-    if found:
-        base = options.base_model_name_or_path
-        raise InputError(f"{folder}: adapter of another base model ({base}): keys {'; '.join(found)}")
-    set_peft_model_state_dict(policy, saved)
-    return policy.requires_grad_(False).eval()
 
 
 class HFModel:
@@ -129,16 +89,34 @@ class HFModel:
             return self.path
         return str(Path(__file__).parent.parent / "assets" / self.path.removeprefix(SHIPPED))
 
+    def folder(self, weights: bool = False) -> Path:
+        """Where the files are, looked through; a hub id's in the hub's cache, brought there if need be.
+
+        Raises:
+            OSError, ValueError: see `snapshot`.
+            InputError: a file that says what it must not, see `check_files`.
+        """
+        local = Path(self.location)
+        if local.is_dir():
+            check_files(local)
+            return local
+        return snapshot(self.path, self.revision, weights)
+
+    def _named(self, config: Any, folder: Path) -> Any:
+        """`config` with the name under which others find the model, and its commit."""
+        if folder != Path(self.location):
+            config._commit_hash = folder.name
+        config._name_or_path = self.location
+        return config
+
     def processor(self) -> Any:
         """transformers' processor of the model.
 
         Raises:
             InputError: there is none, or it needs code of its own.
         """
-        with self._loading("processor"):
-            return AutoProcessor.from_pretrained(
-                self.location, revision=self.revision, trust_remote_code=False
-            )
+        with self._loading("processor") as folder:
+            return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
     def config(self) -> Any:
         """transformers' config of the model; loads no weights.
@@ -146,8 +124,8 @@ class HFModel:
         Raises:
             InputError: there is none, or it needs code of its own.
         """
-        with self._loading("config"):
-            return AutoConfig.from_pretrained(self.location, revision=self.revision, trust_remote_code=False)
+        with self._loading("config") as folder:
+            return self._named(AutoConfig.from_pretrained(folder, trust_remote_code=False), folder)
 
     def base(self) -> Any:
         """The model as it was published, frozen, in eval mode.
@@ -166,15 +144,17 @@ class HFModel:
     def _weights(self, bits: Bits | None) -> Any:
         dtype = getattr(torch, self.dtype)
         options: dict[str, Any] = {}
+        own = self.path.startswith(SHIPPED)
         if bits is not None:
             options["quantization_config"] = quantization_config(bits, dtype, self.config())
-        if interactive() and not self.path.startswith(SHIPPED):
+        if interactive() and not own:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # gigabytes to fetch
-        with self._loading("weights"):
+        with self._loading("weights") as folder:
+            if not own:
+                check_size(folder)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 output_loading_info=True,
-                pretrained_model_name_or_path=self.location,
-                revision=self.revision,
+                pretrained_model_name_or_path=folder,
                 dtype=dtype,
                 attn_implementation=self.attn_implementation,
                 use_safetensors=True,
@@ -188,20 +168,27 @@ class HFModel:
                 f"model.path={self.path}: {len(missing)} weights are missing ({', '.join(missing[:2])}); "
                 "complete the files, or name the model they belong to"
             )
+        self._named(model.config, folder)
+        model.name_or_path = self.location
         return model.requires_grad_(False)
 
     @contextmanager
-    def _loading(self, what: str) -> Iterator[None]:
-        """One line for whatever the libraries say of a model that does not load."""
+    def _loading(self, what: str) -> Iterator[Path]:
+        """The folder to read from; one line for whatever the libraries say of a model that does not load."""
         try:
-            yield
+            folder = self.folder(weights=what == "weights")
+            with alone():
+                yield folder
+        except InputError as error:
+            raise InputError(f"model.path={self.path}: no usable {what}: {error}") from None
         except ImportError as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"model.path={self.path}: its {what} needs a package that is not installed ({reason}); "
                 "pip install torchvision num2words, or what is named here"
             ) from None
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError,
+                MemoryError) as error:  # fmt: skip
             reason = " ".join(str(error).split())[:300]
             raise InputError(
                 f"model.path={self.path}: no usable {what} ({type(error).__name__}: {reason}); "

@@ -30,7 +30,11 @@ def add_lora(
     )
     if not getattr(model, "is_quantized", False):  # PEFT's own layers know bitsandbytes
         config._register_custom_module({nn.Linear: AddingLinear})
-    return get_peft_model(model, config)
+    policy = get_peft_model(model, config)
+    tuned: Any = policy.base_model
+    # saved as literal names: an adapter is read again without evaluating a pattern
+    config.target_modules = sorted(tuned.targeted_module_names)
+    return policy
 
 
 class AddingLinear(peft_lora.Linear):

@@ -27,6 +27,7 @@ from uedpo.runtime import preemption
 from uedpo.runtime.atomic import replace
 from uedpo.runtime.lock import held
 from uedpo.runtime.progress import late_bar
+from uedpo.runtime.say import say
 from uedpo.types import PairBatch, PreferencePair
 
 SHARD = 1000  # pairs; a killed run loses at most so many on each device
@@ -201,7 +202,7 @@ class ReferenceCache:
             path.unlink(missing_ok=True)
         for path in self.folder.glob("shard-*.safetensors"):
             if _rows_of(path) is None:
-                print(f"{path}: damaged; removed, its pairs are computed again")
+                say(f"{path}: damaged; removed, its pairs are computed again")
                 path.unlink()
         if not (self.folder / "manifest.json").exists():
             text = json.dumps(self.setting, indent=1) + "\n"

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from uedpo.errors import InputError
 from uedpo.report import tables
@@ -27,6 +24,7 @@ from uedpo.results.keys import method_name
 from uedpo.results.metrics import SPLITS as SPLITS
 from uedpo.results.metrics import TITLES as TITLES
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.stored_yaml import read_config
 
 HERE = Path(__file__).parent
 # panel -> (column of metrics.csv, label) of each curve
@@ -152,11 +150,9 @@ def _config(folder: Path) -> dict[str, Any]:
         hint = f", as {runs[0]}; a table of all {len(runs)}: python -m uedpo.compare {folder}" if runs else ""
         raise InputError(f"{folder}: no config.yaml; give the directory of a run{hint}")
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(loaded, dict)
-        cfg = {str(k): v for k, v in loaded.items()}
+        cfg = read_config(path)
         method_name(cfg), cfg["name"], cfg["model"], cfg["trainer"], cfg["optim"]
-    except (OmegaConfBaseException, YAMLError, AssertionError, OSError, *BROKEN) as error:
+    except BROKEN as error:
         raise InputError(f"{path}: not the configuration of a run ({_line(error)})") from None
     return cfg
 

@@ -15,6 +15,8 @@ from typing import Any
 from uedpo.errors import InputError, local_path, os_line, plain_line
 from uedpo.results.keys import key_of, without_modules
 from uedpo.results.store import all_rows, write_rows
+from uedpo.runtime import redact
+from uedpo.runtime.say import say
 
 
 def rekeyed(row: dict[str, Any]) -> dict[str, Any]:
@@ -41,18 +43,19 @@ def rekey(path: Path) -> int:
 
 def main() -> int:
     """Exit code 0, or 2 with one line."""
+    redact.install()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
+        say(__doc__)
         return 0 if arguments else 2
     try:
         for argument in arguments:
-            print(f"{argument}: {rekey(local_path(argument))} rows rewritten")
+            say(f"{argument}: {rekey(local_path(argument))} rows rewritten")
     except InputError as error:
-        print(plain_line(error), file=sys.stderr)
+        say(plain_line(error), file=sys.stderr)
         return 2
     except OSError as error:
-        print(os_line(error), file=sys.stderr)
+        say(os_line(error), file=sys.stderr)
         return 2
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from uedpo.errors import InputError
 from uedpo.results.keys import BASE, key_of, trial_config
 from uedpo.results.metrics import Metric, defaults, known_mode
 from uedpo.results.store import OWN_ROWS, read_rows
+from uedpo.runtime.small_json import read_object
+from uedpo.runtime.stored_yaml import read_config, read_stored
 
 
 @dataclass
@@ -49,14 +50,13 @@ def read_run(folder: Path, overrides: list[str] | None = None) -> Run | None:
     if not (folder / "metrics.json").is_file() or not (folder / "config.yaml").is_file():
         return None
     try:
-        cfg = OmegaConf.load(folder / "config.yaml")
-        config = trial_config(cfg)  # type: ignore[arg-type]
-        metrics = json.loads((folder / "metrics.json").read_text())
+        config = trial_config(OmegaConf.create(read_config(folder / "config.yaml")))
+        metrics = read_object(folder / "metrics.json")
         after = dict(_leaves(metrics["after"] or {}))
         base = dict(_leaves(metrics["before"] or {}))
         row = read_rows(folder / OWN_ROWS).get(key_of(config))
         if overrides is None and (folder / ".hydra" / "overrides.yaml").is_file():
-            overrides = list(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))  # type: ignore[arg-type]
+            overrides = [str(o) for o in read_stored(folder / ".hydra" / "overrides.yaml")]
         values = _last(folder / "metrics.csv") | after
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         raise InputError(f"{folder}: not a whole run ({str(error).splitlines()[0]}); remove it") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,11 @@ import numpy as np
 from uedpo.errors import InputError
 from uedpo.results.keys import key_of, method_name
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.lines import append_line, whole_lines
 from uedpo.runtime.versions import code_version
 
 OWN_ROWS = "results.jsonl"  # in the directory of a run: its own row
+MOST_COUNTS = 10_000_000  # of one row and split; ours have 14,000
 COLUMNS = ("key", "method", "config", "commit", "seconds", "metrics", "counts")
 
 
@@ -47,8 +48,11 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: data that does not hold scenes x columns bytes.
     """
-    flat = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"])), dtype=np.uint8)
-    table = flat.reshape(packed["scenes"], len(packed["columns"])).astype(np.int64)
+    scenes, columns = int(packed["scenes"]), len(packed["columns"])
+    if not 0 <= scenes * columns <= MOST_COUNTS:
+        raise ValueError(f"{scenes} scenes of {columns} counts: at most {MOST_COUNTS:,} in all")
+    data = zlib.decompressobj().decompress(base64.b64decode(packed["data"]), scenes * columns + 1)
+    table = np.frombuffer(data, dtype=np.uint8).reshape(scenes, columns).astype(np.int64)
     return dict(zip(packed["columns"], table.T, strict=True))
 
 
@@ -65,19 +69,12 @@ def make_row(
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one line in one write, so that lines of parallel runs never mix.
+    """Add one line, so that lines of parallel runs never mix.
 
     Raises:
-        OSError: the line could not be written whole.
+        InputError: no room; the file is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = (json.dumps(row) + "\n").encode()
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(file, line) != len(line):
-            raise OSError(f"{path}: no room for a whole row; remove its last line")
-    finally:
-        os.close(file)
+    append_line(path, row)
 
 
 def check_appendable(path: Path) -> None:
@@ -121,12 +118,7 @@ def all_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a file of results, which are JSON lines; name another") from None
-    lines = enumerate(text.split("\n"), start=1)
-    return [_checked(f"{path}:{number}", line) for number, line in lines if line.strip()]
+    return [_checked(f"{path}:{number}", line) for number, line in whole_lines(path)]
 
 
 def _checked(where: str, line: str) -> dict[str, Any]:
@@ -139,7 +131,7 @@ def _checked(where: str, line: str) -> dict[str, Any]:
             raise ValueError("key is not that of its config")
         for packed in row["counts"].values():
             unpack(packed)
-    except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
         problem = str(error).splitlines()[0]
         remedy = "name a file that results= wrote, or remove the line"
         raise InputError(f"{where}: not a row of results ({problem}); {remedy}") from None

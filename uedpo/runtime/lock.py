@@ -15,6 +15,7 @@ from typing import IO
 
 from uedpo.errors import InputError
 from uedpo.runtime import preemption
+from uedpo.runtime.say import say
 
 POLL = 0.5  # seconds
 _held: set[tuple[int, Path]] = set()  # process and file: locks do not outlive a fork, this set does
@@ -49,7 +50,7 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False) -> Iterator[N
             if preemption.requested():
                 raise preemption.Preempted("waited for another process")
             if not told:
-                print(f"{holder}; waiting for it")
+                say(f"{holder}; waiting for it")
                 told = True
             time.sleep(POLL)
         file.truncate(0)

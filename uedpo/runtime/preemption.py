@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from uedpo.runtime.ranks import world_size
+from uedpo.runtime.say import say
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_KILLED = 128 + signal.SIGINT
@@ -30,7 +31,7 @@ class Preempted(SystemExit):
     def __init__(self, saved: str) -> None:
         super().__init__(EXIT_PREEMPTED)
         name = signal.Signals(_requested[0]).name if _requested else "a signal to another rank"
-        print(f"preempted by {name}: {saved}; exit code {EXIT_PREEMPTED}", file=sys.stderr, flush=True)
+        say(f"preempted by {name}: {saved}; exit code {EXIT_PREEMPTED}", file=sys.stderr, flush=True)
 
 
 def install() -> None:

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Iterable
 from typing import Any
 
+from uedpo.errors import clean
+
 BLOT = "[redacted]"
 _FORMS = re.compile(
     r"""\bsk-[A-Za-z0-9_-]{16,}          # OpenAI, Anthropic and others
@@ -29,10 +31,12 @@ _FORMS = re.compile(
     re.VERBOSE,
 )
 _NAMES = re.compile(
-    r"(?:^|[._-])(?:token|pat|(?:api|access|auth|secret|private|signing|account|wandb|hf)[._-]?(?:key|token)"
-    r"|secrets?|passw(?:or)?d|passphrase|credentials?)$",
+    r"(?:(?:^|[._-])(?:token|pat|secrets?|credentials?)|[._-](?:pwd|pass)|sshpass|passw(?:or)?d|passphrase"
+    r"|(?:api|access|auth|secret|private|signing|account|wandb|hf)[._-]?(?:key|token))$",
     re.IGNORECASE,
 )
+# variables named so hold secrets more often than not, keys of a configuration do not
+_VARIABLES = re.compile(r"[._-](?:key|auth|dsn|key_base)$", re.IGNORECASE)
 _NO_SECRETS = re.compile(r"(?:image|video|audio|pad|eos|bos|unk|cls|sep|mask)_token$", re.IGNORECASE)
 # shorter values would blot out ordinary words
 _SHORTEST = 8
@@ -45,7 +49,8 @@ def secret_name(name: str) -> bool:
 
 def known_secrets() -> set[str]:
     """Values of environment variables named so."""
-    return {v for k, v in os.environ.items() if secret_name(k) and len(v) >= _SHORTEST}
+    named = (v for k, v in os.environ.items() if secret_name(k) or _VARIABLES.search(k))
+    return {value for value in named if len(value) >= _SHORTEST}
 
 
 def looks_secret(name: str, value: object) -> bool:
@@ -64,14 +69,21 @@ def redact(text: str, known: Iterable[str] | None = None) -> str:
     return _FORMS.sub(BLOT, text)
 
 
+# what libraries draw bars and colours with; titles, clipboards and links are other sequences
+_ACTS = re.compile(
+    r"\x1b(?!\[[0-9;?]*[A-KJmhl])|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+
+
 class _Redacting:
-    """A text stream that blots out secrets, else the stream it wraps."""
+    """A text stream that blots out secrets and writes out control characters, else the stream it wraps."""
 
     def __init__(self, stream: Any, known: set[str]) -> None:
         self.wrapped, self.known = stream, known
 
     def write(self, text: str) -> int:
-        self.wrapped.write(redact(text, self.known))
+        said = _ACTS.sub(lambda found: repr(found[0])[1:-1], redact(text, self.known))
+        self.wrapped.write(said)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -93,7 +105,7 @@ def install() -> None:
     def redacted(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
         try:
-            record.msg, record.args = redact(record.getMessage(), known), ()
+            record.msg, record.args = clean(redact(record.getMessage(), known)), ()
         except (TypeError, ValueError):  # logging reports a format that does not fit its arguments
             return record
         if record.exc_info and record.exc_info[0]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.errors import InputError
+from uedpo.runtime.lines import append_line, whole_lines
 
 NAME = "trials.jsonl"
 STATES = {
@@ -66,15 +66,9 @@ def write(folder: Path, event: str, **fields: Any) -> None:
     """Add one line.
 
     Raises:
-        OSError: the line could not be written whole.
+        InputError: no room; the file is as it was.
     """
-    line = (json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n").encode()
-    file = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(file, line) != len(line):
-            raise OSError(f"{folder / NAME}: no room for a whole line; make room, remove its last line")
-    finally:
-        os.close(file)
+    append_line(folder / NAME, {"event": event, "time": round(time.time(), 3), **fields})
 
 
 def read(folder: Path) -> Sweep:
@@ -87,12 +81,10 @@ def read(folder: Path) -> Sweep:
     path = folder / NAME
     if not path.is_file():
         return sweep
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in whole_lines(path):
         try:
             _add(sweep, json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path}:{number}: not a line of a sweep; remove it") from None
     return sweep
 

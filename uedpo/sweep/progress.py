@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from uedpo.runtime.progress import interactive
+from uedpo.runtime.say import say
 from uedpo.sweep.journal import Sweep, read, shown
 
 _WIDTH = 24
@@ -62,14 +63,15 @@ def bar(sweep: Sweep) -> str:
 def draw(folder: Path) -> None:
     """Redraw the bar; nothing where nobody looks."""
     if interactive():
-        print(_CLEAR + bar(read(folder)), end="", file=sys.stderr, flush=True)
+        say(bar(read(folder)), start=_CLEAR, end="", file=sys.stderr, flush=True)
 
 
 def tell(folder: Path, key: str) -> None:
     """Print the line of a trial that has ended; on a terminal only where it failed."""
     sweep = read(folder)
     if not interactive():
-        print(line(sweep, key), flush=True)
+        say(line(sweep, key), flush=True)
         return
     failed = sweep.touched[key] == "fail"
-    print(_CLEAR + (line(sweep, key) if failed else ""), end="\n" * failed, file=sys.stderr, flush=True)
+    said = line(sweep, key) if failed else ""
+    say(said, start=_CLEAR, end="\n" * failed, file=sys.stderr, flush=True)

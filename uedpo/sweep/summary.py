@@ -18,6 +18,7 @@ from uedpo.results.runs import Run, choose_metric, read_run
 from uedpo.results.settings import base_of, columns, parameters, settings
 from uedpo.runtime.lock import held
 from uedpo.runtime.ranks import rank
+from uedpo.runtime.say import say
 from uedpo.sweep.journal import Sweep, Trial, read, shown, write
 from uedpo.sweep.trial import LOG
 from uedpo.sweep.trials import jobs, launch_problems, swept_keys, trial_count
@@ -54,7 +55,7 @@ class SweepSummary(Callback):
         problems = launch_problems(config, config.hydra)
         first = rank() == 0
         if problems:
-            print("\n".join(problems if first else []), file=sys.stderr)
+            say("\n".join(problems if first else []), file=sys.stderr)
             sys.exit(2)
         if not first:
             return
@@ -63,7 +64,7 @@ class SweepSummary(Callback):
             _locks.enter_context(held(folder))
             known = read(folder).trials
         except InputError as error:
-            print(str(error).replace("hydra.run.dir", "hydra.sweep.dir"), file=sys.stderr)
+            say(str(error).replace("hydra.run.dir", "hydra.sweep.dir"), file=sys.stderr)
             sys.exit(2)
         _open.append((self, config))
         write(
@@ -72,9 +73,9 @@ class SweepSummary(Callback):
         )  # fmt: skip
         if known:
             done = sum(trial.state == "finished" for trial in known.values())
-            print(f"{folder}: {done} of its trials are finished and stay; others run again")
+            say(f"{folder}: {done} of its trials are finished and stay; others run again")
         else:
-            print(f"to go on after a stop: the same command with hydra.sweep.dir={folder}")
+            say(f"to go on after a stop: the same command with hydra.sweep.dir={folder}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if rank():
@@ -87,11 +88,11 @@ class SweepSummary(Callback):
         try:
             text = summary(folder, sweep, unfinished, config.get("metric"), config.get("mode"), self.split)
         except InputError as error:
-            print(error, file=sys.stderr)
+            say(error, file=sys.stderr)
             _exit_codes.append(2)
             text = failures(folder, sweep, unfinished)
         (folder / "summary.md").write_text(text, encoding="utf-8")
-        print(f"\n{text}\nsummary: {folder}/summary.md")
+        say(f"\n{text}\nsummary: {folder}/summary.md")
 
 
 def summary(

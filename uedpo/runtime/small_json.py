@@ -1,0 +1,45 @@
+"""JSON files that others wrote, read within limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from uedpo.errors import InputError
+
+LIMIT = 4 * 2**20  # bytes; configurations have thousands
+
+
+def read_json(path: Path, limit: int = LIMIT) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: more than `limit` bytes, no regular file, or no JSON, such nested too deeply included.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: no such file")
+        if path.stat().st_size > limit:
+            raise InputError(f"{path}: more than {limit:,} bytes, which no file of its kind has")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not JSON ({error})") from None
+
+
+def read_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
+    """What a JSON file with one object holds.
+
+    Raises:
+        InputError: see `read_json`; or it holds something else.
+    """
+    found = read_json(path, limit)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return found
