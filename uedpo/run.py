@@ -29,12 +29,12 @@ from omegaconf import DictConfig, OmegaConf
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder, groups
 from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
-from uedpo.errors import ConfigError, GuardError, InputError, Stopped, plain_line, stop_on
+from uedpo.errors import ConfigError, GuardError, InputError, Stopped, os_line, plain_line, stop_on
 from uedpo.results.keys import base_config, key_of, trial_config
 from uedpo.results.runs import objective
 from uedpo.results.store import OWN_ROWS, check_appendable, read_rows, write_rows
 from uedpo.runtime import redact
-from uedpo.runtime.atomic import write_json
+from uedpo.runtime.atomic import UNWRITABLE, unwritable, write_json
 from uedpo.runtime.lock import held
 from uedpo.runtime.ranks import folder_problems, launch_problems, rank, world_size
 from uedpo.sweep.summary import SUMMARY, end_sweep, sweep_exit_code
@@ -113,6 +113,12 @@ def _one(cfg: DictConfig) -> str | None:
         if not isinstance(error.__cause__, (ValueError, ImportError, OSError)):
             raise
         _stop(error.__cause__)
+    except OSError as error:
+        _stop(
+            unwritable(Path(error.filename), error)
+            if error.errno in UNWRITABLE
+            else InputError(os_line(error))
+        )
     except Exception as error:
         if world_size() > 1:  # before the tracebacks of all ranks
             line = str(error).strip().splitlines()[:1]
