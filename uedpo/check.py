@@ -23,6 +23,7 @@ from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.runtime import redact
+from uedpo.runtime.folders import make
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 
@@ -47,13 +48,15 @@ def check(cfg: DictConfig, folder: Path) -> int:
     from uedpo.scoring import Scorer
 
     quiet()
+    if (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: is the directory of a run; set another name=")
     source = instantiate(cfg.model)
     processor, config = source.processor(), source.config()
     source.check(processor, config)
     Scorer(cfg.scoring).check(config, source.attn_implementation)
     check_corruption(instantiate(cfg.corruption, seed=cfg.seed), config.model_type, family_of(config))
-    folder.mkdir(parents=True, exist_ok=True)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
+    make(folder)
     data.report(folder)
     asked = list(inspect.signature(get_object(cfg.loss._target_)).parameters)
     check_weights_are_read(data.train, asked, "_target_" in cfg.weights)
@@ -128,7 +131,9 @@ def main() -> None:
 
 def _said(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, TooManyRejected) and folder is not None:
+        make(folder)
         write_rejected(folder / "rejected.jsonl", error.rejected)
+        print(f"all of them: {folder}/rejected.jsonl", file=sys.stderr)
     print(plain_line(error), file=sys.stderr)
     return 2
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo.callbacks.checkpoint_files import Identity, VerifiedIO, choose, sweep
+from uedpo.callbacks.checkpoint_files import Identity, VerifiedIO, checkpoints, choose, sweep
 from uedpo.config.build import (
     build_callbacks,
     build_module,
@@ -33,10 +33,12 @@ from uedpo.logger.wandb import log_end, log_start
 from uedpo.report.page import write_report
 from uedpo.report.record import records
 from uedpo.results.keys import base_config, key_of, trial_config
+from uedpo.results.runs import COMMAND
 from uedpo.results.store import OWN_ROWS, append_row, make_row, read_rows, write_rows
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import whole_folder, write_json
-from uedpo.runtime.lock import held, wait_for
+from uedpo.runtime.folders import unmake
+from uedpo.runtime.lock import held, sign, wait_for
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 from uedpo.runtime.ranks import gpu_problems, launch_problems, rank
@@ -90,13 +92,20 @@ class Experiment:
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @classmethod
-    def from_config(cls, cfg: DictConfig, folder: Path | str, shared: Path | None = None) -> Experiment:
+    def from_config(
+        cls,
+        cfg: DictConfig,
+        folder: Path | str,
+        shared: Path | None = None,
+        overrides: Sequence[str] | None = None,
+    ) -> Experiment:
         """Build and check everything but the weights; write the configuration to `folder`.
 
         Args:
             cfg: of `uedpo.compose`.
             folder: the run directory, held by this process for as long as the experiment lives.
             shared: folder of the untrained model's evaluation; default: `folder`.
+            overrides: of the command line that asked for it; kept in command.json.
 
         Raises:
             ConfigError: naming all problems of the configuration.
@@ -111,12 +120,19 @@ class Experiment:
             torch.set_num_threads(cfg.threads)
         pl.seed_everything(cfg.seed, verbose=False)
         opened = contextlib.ExitStack()
+        try:
+            if rank() == 0:
+                opened.enter_context(held(folder, signed=False))
+                check_unfinished(folder)
+            parts, start, io = _parts(cfg, folder)
+            trainer = _trainer(cfg, folder, parts["weigher"], io)
+        except BaseException:
+            opened.close()
+            unmake()
+            raise
         if rank() == 0:
-            opened.enter_context(held(folder))
-        parts, start, io = _parts(cfg, folder)
-        if rank() == 0:
+            accept(cfg, folder, overrides)
             sweep(folder / "checkpoints")
-            OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
             parts["data"].report(folder)
         return cls(
             folder=folder,
@@ -124,7 +140,7 @@ class Experiment:
             base=base_config(cfg),
             base_file=(shared or folder) / f"base_{key_of(base_config(cfg))}.json",
             results=Path(cfg.results) if cfg.results else None,
-            trainer=_trainer(cfg, folder, parts["weigher"], io),
+            trainer=trainer,
             start=start,
             report_pairs=cfg.report_pairs,
             bars=bool(cfg.callbacks.get("progress")),
@@ -257,6 +273,26 @@ class Experiment:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._begin
+
+
+def check_unfinished(folder: Path) -> None:
+    """Refuse a folder with a finished run that has no checkpoints, by which `choose` would know it.
+
+    Raises:
+        InputError: another folder is needed.
+    """
+    if (folder / "metrics.json").is_file() and not checkpoints(folder / "checkpoints"):
+        raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
+
+
+def accept(cfg: DictConfig, folder: Path, overrides: Sequence[str] | None) -> None:
+    """Write what is asked for into a folder that this process holds; before, nothing in it changes."""
+    sign(folder)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    if overrides is None:
+        (folder / COMMAND).unlink(missing_ok=True)
+    else:
+        write_json(folder / COMMAND, {"overrides": list(overrides)})
 
 
 def smaller(trial: Mapping[str, Any]) -> str:

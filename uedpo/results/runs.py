@@ -18,6 +18,8 @@ from uedpo.results.keys import BASE, key_of, trial_config
 from uedpo.results.metrics import Metric, defaults, known_mode
 from uedpo.results.store import OWN_ROWS, read_rows
 
+COMMAND = "command.json"  # in the directory of a run: the overrides of the command that it was started with
+
 
 @dataclass
 class Run:
@@ -55,8 +57,8 @@ def read_run(folder: Path, overrides: list[str] | None = None) -> Run | None:
         after = dict(_leaves(metrics["after"] or {}))
         base = dict(_leaves(metrics["before"] or {}))
         row = read_rows(folder / OWN_ROWS).get(key_of(config))
-        if overrides is None and (folder / ".hydra" / "overrides.yaml").is_file():
-            overrides = list(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))  # type: ignore[arg-type]
+        if overrides is None and (folder / COMMAND).is_file():
+            overrides = list(json.loads((folder / COMMAND).read_text())["overrides"])
         values = _last(folder / "metrics.csv") | after
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         raise InputError(f"{folder}: not a whole run ({str(error).splitlines()[0]}); remove it") from None

@@ -71,6 +71,7 @@ def whole_folder(path: Path, anew: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not anew:
         raise InputError(f"{path}: exists; remove it, or choose another folder")
+    new = [folder for folder in path.parents if not folder.exists()]
     beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         beside.mkdir(parents=True)
@@ -91,6 +92,9 @@ def whole_folder(path: Path, anew: bool = False) -> Iterator[Path]:
     finally:
         for folder in (beside, old):
             shutil.rmtree(folder, ignore_errors=True)
+        for folder in new:  # nothing is in it where the block raised
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _modes_of_umask(folder: Path) -> None:

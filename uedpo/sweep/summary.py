@@ -16,7 +16,8 @@ from uedpo.report.summary import best_text, table
 from uedpo.report.tables import cell
 from uedpo.results.runs import Run, choose_metric, read_run
 from uedpo.results.settings import base_of, columns, parameters, settings
-from uedpo.runtime.lock import held
+from uedpo.runtime.folders import make, unmake
+from uedpo.runtime.lock import held, sign
 from uedpo.runtime.ranks import rank
 from uedpo.sweep.journal import Sweep, Trial, read, shown, write
 from uedpo.sweep.trial import LOG
@@ -50,6 +51,14 @@ class SweepSummary(Callback):
     def __init__(self, split: str = "shift") -> None:
         self.split = split
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the directory of a single run before Hydra does, so that a refused command can unmake it."""
+        try:
+            make(Path(config.hydra.run.dir))
+        except InputError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         problems = launch_problems(config, config.hydra)
         first = rank() == 0
@@ -60,9 +69,13 @@ class SweepSummary(Callback):
             return
         folder = Path(config.hydra.sweep.dir)
         try:
-            _locks.enter_context(held(folder))
+            _locks.enter_context(held(folder, signed=False))
+            check_sweep_folder(folder)
             known = read(folder).trials
+            sign(folder)
         except InputError as error:
+            _locks.close()
+            unmake()
             print(str(error).replace("hydra.run.dir", "hydra.sweep.dir"), file=sys.stderr)
             sys.exit(2)
         _open.append((self, config))
@@ -92,6 +105,16 @@ class SweepSummary(Callback):
             text = failures(folder, sweep, unfinished)
         (folder / "summary.md").write_text(text, encoding="utf-8")
         print(f"\n{text}\nsummary: {folder}/summary.md")
+
+
+def check_sweep_folder(folder: Path) -> None:
+    """Refuse a folder that a single run has filled.
+
+    Raises:
+        InputError: another folder is needed.
+    """
+    if (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: is the directory of a run; set another hydra.run.dir")
 
 
 def summary(
