@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
-from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
+from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, check_flags, command_line_parser
 from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
@@ -106,11 +105,12 @@ def table(name: str, rows: Sequence[Measured], limit: int) -> list[str]:
 def main() -> None:
     """Entry point."""
     redact.install()
-    arguments = get_args_parser().parse_args()
-    if arguments.help:
+    if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         sys.exit(0)
     try:
+        check_flags(sys.argv[1:])
+        arguments = command_line_parser().parse_args()
         cfg = check_command_line(arguments)
         validate(cfg)
     except BAD_COMMAND_LINE as error:

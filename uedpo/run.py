@@ -20,13 +20,19 @@ if __name__ == "__main__":
     preemption.install()  # before the imports below, which take seconds
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder, groups
+from uedpo.config.overrides import (
+    BAD_COMMAND_LINE,
+    check_command_line,
+    check_flags,
+    command_line_parser,
+    conf_folder,
+    groups,
+)
 from uedpo.config.validate import validate
 from uedpo.errors import ConfigError, GuardError, InputError, Stopped, os_line, plain_line, stop_on
 from uedpo.results.keys import base_config, key_of, trial_config
@@ -142,11 +148,12 @@ def main() -> None:
     """Entry point: exit code 0 done, 2 bad configuration or input, 3 guard, 4 failed trials, 75 preempted."""
     preemption.install()
     redact.install()
-    arguments = get_args_parser().parse_args()
-    if arguments.help:
-        print(f"{__doc__}\n{groups()}")
-        sys.exit()
     try:
+        check_flags(sys.argv[1:])
+        arguments = command_line_parser().parse_args()
+        if arguments.help:
+            print(f"{__doc__}\n{groups()}")
+            sys.exit()
         check_command_line(arguments)
         stop_on(folder_problems(arguments.overrides))
     except BAD_COMMAND_LINE as error:

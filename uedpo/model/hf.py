@@ -17,6 +17,7 @@ from uedpo.errors import InputError, out_of_memory
 from uedpo.model.families import family_of
 from uedpo.model.processors import missing_settings, time_in_template, untried
 from uedpo.model.quantize import Bits, quantization_config
+from uedpo.runtime.hub import how_to_get, is_hub_id, reachable
 from uedpo.runtime.progress import interactive
 from uedpo.types import Fraction, PositiveFloat, PositiveInt
 
@@ -194,6 +195,8 @@ class HFModel:
     @contextmanager
     def _loading(self, what: str) -> Iterator[None]:
         """One line for whatever the libraries say of a model that does not load."""
+        remote = not self.path.startswith(SHIPPED) and is_hub_id(self.path)
+        missing = remote and not reachable()
         try:
             yield
         except ImportError as error:
@@ -206,6 +209,11 @@ class HFModel:
             if out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:300]
+            if missing:
+                raise InputError(
+                    f"model.path={self.path}: is not on this machine, and the hub does not answer: "
+                    f"{how_to_get(self.path, self.revision)} ({what}: {reason[:150]})"
+                ) from None
             raise InputError(
                 f"model.path={self.path}: no usable {what} ({type(error).__name__}: {reason}); "
                 "code that a model brings is never run, only safetensors are read"

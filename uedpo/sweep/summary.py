@@ -16,6 +16,7 @@ from uedpo.report.summary import best_text, table
 from uedpo.report.tables import cell
 from uedpo.results.runs import Run, choose_metric, read_run
 from uedpo.results.settings import base_of, columns, parameters, settings
+from uedpo.runtime import preemption
 from uedpo.runtime.folders import make, unmake
 from uedpo.runtime.lock import held, sign
 from uedpo.runtime.ranks import rank
@@ -83,6 +84,7 @@ class SweepSummary(Callback):
             folder, "sweep", total=trial_count(config), jobs=jobs(config), swept=swept_keys(config),
             flags=_flags(sys.argv[1:]),
         )  # fmt: skip
+        preemption.go_on_with(f"hydra.sweep.dir={folder}")
         if known:
             done = sum(trial.state == "finished" for trial in known.values())
             print(f"{folder}: {done} of its trials are finished and stay; others run again")
@@ -130,7 +132,9 @@ def summary(
     runs = trial_runs(folder, sweep)
     earlier = len(sweep.trials) - len(runs) - len(unfinished)  # of another grid in this directory
     left = f", {earlier} that this command does not ask for did not finish" * (earlier > 0)
-    head = f"{len(sweep.trials)} trials: {len(runs)} finished, {len(unfinished)} failed{left}.\n"
+    skipped = min(len(runs), sum(event in ("stored", "skip") for event in sweep.touched.values()))
+    ran = f"{len(runs) - skipped} finished" + f", {skipped} skipped (had before)" * bool(skipped)
+    head = f"{len(sweep.trials)} trials: {ran}, {len(unfinished)} failed{left}.\n"
     if not runs:
         return head + failures(folder, sweep, unfinished)
     by = parameters(runs)
