@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
-from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
+from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, check_flags, command_line_parser
 from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.runtime import redact
+from uedpo.runtime.folders import make
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 from uedpo.runtime.say import say
@@ -48,13 +48,15 @@ def check(cfg: DictConfig, folder: Path) -> int:
     from uedpo.scoring import Scorer
 
     quiet()
+    if (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: is the directory of a run; set another name=")
     source = instantiate(cfg.model)
     processor, config = source.processor(), source.config()
     source.check(processor, config)
     Scorer(cfg.scoring).check(config, source.attn_implementation)
     check_corruption(instantiate(cfg.corruption, seed=cfg.seed), config.model_type, family_of(config))
-    folder.mkdir(parents=True, exist_ok=True)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
+    make(folder)
     data.report(folder)
     asked = list(inspect.signature(get_object(cfg.loss._target_)).parameters)
     check_weights_are_read(data.train, asked, "_target_" in cfg.weights)
@@ -104,11 +106,12 @@ def table(name: str, rows: Sequence[Measured], limit: int) -> list[str]:
 def main() -> None:
     """Entry point."""
     redact.install()
-    arguments = get_args_parser().parse_args()
-    if arguments.help:
+    if {"-h", "--help"} & set(sys.argv[1:]):
         say(__doc__)
         sys.exit(0)
     try:
+        check_flags(sys.argv[1:])
+        arguments = command_line_parser().parse_args()
         cfg = check_command_line(arguments)
         validate(cfg)
     except BAD_COMMAND_LINE as error:
@@ -129,7 +132,9 @@ def main() -> None:
 
 def _said(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, TooManyRejected) and folder is not None:
+        make(folder)
         write_rejected(folder / "rejected.jsonl", error.rejected)
+        say(f"all of them: {folder}/rejected.jsonl", file=sys.stderr)
     say(plain_line(error), file=sys.stderr)
     return 2
 

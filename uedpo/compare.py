@@ -64,13 +64,15 @@ def compare(
     chosen = choose_metric(trained, metric, mode, split)
     names = columns(trained, chosen, split)
     base = base_of(runs)
+    second = _against(groups, by, against, runs, split, out) if against else ""
+    parts = [part for path in paths if (part := _failed(path))]
     plots = write_plots(groups, by, chosen, names, base, out)
     text = f"Mean and 95 % t interval over seeds{scenes_text(trained, split)}.\n\n"
     text += f"{table(groups, by, names, base)}\n{best_text(groups, by, chosen)}"
     if against:
-        text += f"\n{_against(groups, by, against, runs, split, out)}"
+        text += f"\n{second}"
         plots.append(out.with_name(f"{out.name}_differences.png"))
-    text += "".join(f"\n{part}" for path in paths if (part := _failed(path)))
+    text += "".join(f"\n{part}" for part in parts)
     pictures = "".join(f"![{path.stem}]({path.name})\n" for path in plots)
     out.with_name(f"{out.name}.md").write_text(f"{text}\n{pictures}", encoding="utf-8")
     return text

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from unicodedata import category
+
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|out of memory"
+)
 
 
 class InputError(ValueError):
@@ -37,6 +42,12 @@ def stop_on(problems: list[str]) -> None:
 def local_path(text: str) -> Path:
     """A path with ~ and ~name as home folders; where there is no such name, it is a file's name."""
     return Path(os.path.expanduser(text))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up: of the GPU, of the machine, or of torch on a CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or bool(_NO_MEMORY.search(str(error)))
 
 
 def os_line(error: OSError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo.callbacks.checkpoint_files import Identity, VerifiedIO, choose, sweep
+from uedpo.callbacks.checkpoint_files import Identity, VerifiedIO, checkpoints, choose, sweep
 from uedpo.config.build import (
     build_callbacks,
     build_module,
@@ -28,15 +28,17 @@ from uedpo.config.build import (
 )
 from uedpo.config.validate import validate
 from uedpo.data.spans import check_weights_are_read
-from uedpo.errors import stop_on
+from uedpo.errors import InputError, out_of_memory, stop_on
 from uedpo.logger.wandb import log_end, log_start
 from uedpo.report.page import write_report
 from uedpo.report.record import records
 from uedpo.results.keys import base_config, key_of, trial_config
+from uedpo.results.runs import COMMAND
 from uedpo.results.store import OWN_ROWS, append_row, make_row, read_rows, write_rows
 from uedpo.runtime import preemption
-from uedpo.runtime.atomic import write_json
-from uedpo.runtime.lock import held, wait_for
+from uedpo.runtime.atomic import whole_folder, write_json
+from uedpo.runtime.folders import unmake
+from uedpo.runtime.lock import held, sign, wait_for
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 from uedpo.runtime.ranks import gpu_problems, launch_problems, rank
@@ -91,13 +93,20 @@ class Experiment:
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @classmethod
-    def from_config(cls, cfg: DictConfig, folder: Path | str, shared: Path | None = None) -> Experiment:
+    def from_config(
+        cls,
+        cfg: DictConfig,
+        folder: Path | str,
+        shared: Path | None = None,
+        overrides: Sequence[str] | None = None,
+    ) -> Experiment:
         """Build and check everything but the weights; write the configuration to `folder`.
 
         Args:
             cfg: of `uedpo.compose`.
             folder: the run directory, held by this process for as long as the experiment lives.
             shared: folder of the untrained model's evaluation; default: `folder`.
+            overrides: of the command line that asked for it; kept in command.json.
 
         Raises:
             ConfigError: naming all problems of the configuration.
@@ -112,12 +121,19 @@ class Experiment:
             torch.set_num_threads(cfg.threads)
         pl.seed_everything(cfg.seed, verbose=False)
         opened = contextlib.ExitStack()
+        try:
+            if rank() == 0:
+                opened.enter_context(held(folder, signed=False))
+                check_unfinished(folder)
+            parts, start, io = _parts(cfg, folder)
+            trainer = _trainer(cfg, folder, parts["weigher"], io)
+        except BaseException:
+            opened.close()
+            unmake()
+            raise
         if rank() == 0:
-            opened.enter_context(held(folder))
-        parts, start, io = _parts(cfg, folder)
-        if rank() == 0:
+            accept(cfg, folder, overrides)
             sweep(folder / "checkpoints")
-            OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
             parts["data"].report(folder)
         return cls(
             folder=folder,
@@ -125,7 +141,7 @@ class Experiment:
             base=base_config(cfg),
             base_file=(shared or folder) / f"base_{key_of(base_config(cfg))}.json",
             results=Path(cfg.results) if cfg.results else None,
-            trainer=_trainer(cfg, folder, parts["weigher"], io),
+            trainer=trainer,
             start=start,
             report_pairs=cfg.report_pairs,
             bars=bool(cfg.callbacks.get("progress")),
@@ -172,7 +188,7 @@ class Experiment:
         """
         log_start(self.trainer.loggers, self.trial)
         pl.seed_everything(self.seed, verbose=False)  # a run must not depend on whether it evaluated the base
-        with preemption.deferred():
+        with preemption.deferred(), self._memory(self._progress):
             self.trainer.fit(self.module, self.data, ckpt_path=self.start, weights_only=True)
         if self.trainer.global_step != self.trainer.max_steps:
             raise RuntimeError(f"stopped at step {self.trainer.global_step} of {self.trainer.max_steps}")
@@ -180,7 +196,8 @@ class Experiment:
         if self.trainer.is_global_zero:
             self.module.to(self.device)  # Lightning leaves the weights on the CPU
             adapted = self.source.lora is not None
-            self.module.policy.save_pretrained(self.folder / ("adapter" if adapted else "model"))
+            with whole_folder(self.folder / ("adapter" if adapted else "model"), anew=True) as place:
+                self.module.policy.save_pretrained(place)
 
     def evaluate(self) -> dict[str, Any] | None:
         """Metrics of the trained model, as those of `evaluate_base`; writes metrics.json and a row."""
@@ -216,8 +233,9 @@ class Experiment:
         if stored is not None:
             return dict(stored["metrics"])
         begin = time.perf_counter()
-        model = self.source.base()
-        torch.nn.Module.to(model, self.device)  # transformers' own refuses quantised weights
+        with self._memory(lambda: "while loading the base model"):
+            model = self.source.base()
+            torch.nn.Module.to(model, self.device)  # transformers' own refuses quantised weights
         measured = self._measure(model, "base model")
         if self.results:
             seconds = time.perf_counter() - begin
@@ -231,11 +249,72 @@ class Experiment:
             append_row(self.results, row)
 
     def _measure(self, model: Any, name: str) -> Any:
-        with late_bar(f"evaluating the {name}", self.evaluation.num_scenes, self.bars) as advance:
+        bar = late_bar(f"evaluating the {name}", self.evaluation.num_scenes, self.bars)
+        with self._memory(lambda: f"while evaluating the {name}"), bar as advance:
             return self.evaluation.run(model, self.processor, advance)
+
+    def _progress(self) -> str:
+        if self.module.policy is None:
+            return "while loading the model"
+        step = min(self.trainer.global_step + 1, self.trainer.max_steps)  # the last validation is after it
+        return f"in step {step} of {self.trainer.max_steps}"
+
+    @contextlib.contextmanager
+    def _memory(self, where: Callable[[], str]) -> Iterator[None]:
+        """One line where memory is used up, with what makes a run smaller.
+
+        Raises:
+            InputError: it is used up.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"out of memory on {self.device} {where()} ({reason}); {smaller(self.trial)}; python -m "
+                "uedpo.plan with the same keys counts what each change saves"
+            ) from None
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._begin
+
+
+def check_unfinished(folder: Path) -> None:
+    """Refuse a folder with a finished run that has no checkpoints, by which `choose` would know it.
+
+    Raises:
+        InputError: another folder is needed.
+    """
+    if (folder / "metrics.json").is_file() and not checkpoints(folder / "checkpoints"):
+        raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
+
+
+def accept(cfg: DictConfig, folder: Path, overrides: Sequence[str] | None) -> None:
+    """Write what is asked for into a folder that this process holds; before, nothing in it changes."""
+    sign(folder)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    if overrides is None:
+        (folder / COMMAND).unlink(missing_ok=True)
+    else:
+        write_json(folder / COMMAND, {"overrides": list(overrides)})
+
+
+def smaller(trial: Mapping[str, Any]) -> str:
+    """What of a configuration to change where memory does not do."""
+    model, data, trainer = trial["model"], trial["data"], trial["trainer"]
+    size = data.get("batch_size", 1)
+    accumulate = size * trainer.get("accumulate_grad_batches", 1)
+    changes = [
+        (not model.get("gradient_checkpointing"), "model.gradient_checkpointing=true"),
+        (size > 1, f"data.batch_size=1 trainer.accumulate_grad_batches={accumulate}"),
+        (trial.get("scoring") == "plain", "scoring=prefix_shared"),
+        (model.get("lora") is None, "an adapter (model.lora) in the place of the whole model"),
+        (trainer.get("accelerator") == "gpu" and not model.get("quantize"), "model.quantize=4bit"),
+    ]
+    named = [change for helps, change in changes if helps] or ["a smaller model or a larger device"]
+    return f"try {', '.join(named)}"
 
 
 def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, VerifiedIO]:
@@ -246,9 +325,9 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
     source = instantiate(cfg.model)
     processor = source.processor()
     source.check(processor, source.config())
-    hint = source.pin_hint(source.config())
-    if hint and rank() == 0:
-        say(hint)
+    for hint in (source.pin_hint(source.config()), source.time_hint(processor)):
+        if hint and rank() == 0:
+            say(hint)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     if cfg.trainer.val_every_n_batches:
         data.check_ranks(cfg.trainer.devices * cfg.trainer.num_nodes, cfg.trainer.strategy == "fsdp")
@@ -272,6 +351,12 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
 
 
 def _trainer(cfg: DictConfig, folder: Path, weigher: Any, io: VerifiedIO) -> pl.Trainer:
+    batches = cfg.trainer.max_steps * cfg.trainer.accumulate_grad_batches
+    if cfg.trainer.val_every_n_batches > batches and rank() == 0:
+        print(
+            f"trainer.val_every_n_batches={cfg.trainer.val_every_n_batches}: the run has {batches} "
+            "micro-batches, so it validates once, at its end"
+        )
     trainer: pl.Trainer = instantiate(
         cfg.trainer,
         callbacks=[*([weigher] if weigher else []), *build_callbacks(cfg)],

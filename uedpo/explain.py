@@ -3,7 +3,7 @@
 Prints the tokens coloured by u, Delta and lambda, and writes a page. Without a pair of your own: one of
 the micro-world. Other keys are those of `uedpo.run`: model=..., weights.alpha=..., corruption=..., seed=...
   adapter=RUN/adapter  the trained model too
-  output=explain.html  where the page goes
+  output=FILE          where the page goes; default: outputs/explain.html
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from uedpo.config.command_line import answer, compose, split
 from uedpo.errors import ConfigError, InputError, local_path, stop_on
+from uedpo.runtime.folders import make
 
 PAIR = ("image", "prompt", "chosen", "rejected")
 OWN = (*PAIR, "adapter", "output")
@@ -69,10 +70,10 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
     from uedpo.runtime.quiet import quiet
 
     quiet()
-    output = local_path(own.get("output", "explain.html"))
+    output = local_path(own.get("output", "outputs/explain.html"))
     if output.is_dir():
         raise InputError(f"output={output}: is a folder; name a file in it")
-    if not output.parent.is_dir():
+    if "output" in own and not output.parent.is_dir():
         raise InputError(f"output={output}: no such folder as {output.parent}; make it, or name another")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -88,6 +89,7 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
     show(trace, "before", "base model")
     if adapter is not None:
         show(trace, "after", "trained model")
+    make(output.parent)
     return write_page(output, page_of(trace, own, cfg, overrides))
 
 

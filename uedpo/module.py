@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from uedpo.corruption.base import Corruption, corrupt_batch
 from uedpo.errors import InputError
-from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST, dpo_loss
+from uedpo.loss import FROM_ROWS, LIVE_REFERENCE, ON_REQUEST, dpo_loss, takes_constant_corrupted
 from uedpo.model.families import family_of
 from uedpo.model.hf import HFModel
 from uedpo.model.inputs import unwrap
@@ -162,7 +163,9 @@ class PreferenceModule(pl.LightningModule):
             if logps not in self.requested_inputs and sensitivity not in self.requested_inputs:
                 continue
             assert clear is not None  # the constructor has seen to that
-            corrupted = clear if pixels is None and not self.sharded else scorer(batch, pixels)
+            constant = takes_constant_corrupted(self.loss)
+            with torch.no_grad() if constant else contextlib.nullcontext():
+                corrupted = clear if pixels is None and not self.sharded else scorer(batch, pixels)
             inputs[logps] = corrupted.logps
             inputs[sensitivity] = clear.target_logits - corrupted.target_logits
         return {name: inputs[name] for name in self.requested_inputs if name in inputs}

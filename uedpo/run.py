@@ -20,22 +20,28 @@ if __name__ == "__main__":
     preemption.install()  # before the imports below, which take seconds
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, conf_folder, groups
+from uedpo.config.overrides import (
+    BAD_COMMAND_LINE,
+    check_command_line,
+    check_flags,
+    command_line_parser,
+    conf_folder,
+    groups,
+)
 from uedpo.config.validate import validate
-from uedpo.data.rejects import TooManyRejected, write_rejected
-from uedpo.errors import ConfigError, GuardError, InputError, Stopped, plain_line, stop_on
+from uedpo.errors import ConfigError, GuardError, InputError, Stopped, os_line, plain_line, stop_on
 from uedpo.results.keys import base_config, key_of, trial_config
-from uedpo.results.runs import objective
+from uedpo.results.runs import COMMAND, objective
 from uedpo.results.store import OWN_ROWS, check_appendable, read_rows, write_rows
 from uedpo.runtime import redact
-from uedpo.runtime.atomic import write_json
-from uedpo.runtime.lock import held
+from uedpo.runtime.atomic import UNWRITABLE, unwritable, write_json
+from uedpo.runtime.folders import unmake
+from uedpo.runtime.lock import held, sign
 from uedpo.runtime.ranks import folder_problems, launch_problems, rank, world_size
 from uedpo.runtime.say import say
 from uedpo.sweep.summary import SUMMARY, end_sweep, sweep_exit_code
@@ -49,8 +55,9 @@ def run(cfg: DictConfig) -> str | None:
     stop_on(launch_problems(cfg.trainer))
     preemption.imported()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with held(folder) if rank() == 0 else contextlib.nullcontext():
-        stored = use_stored(cfg, folder)
+    overrides = list(HydraConfig.get().overrides.task)
+    with held(folder, signed=False) if rank() == 0 else contextlib.nullcontext():
+        stored = use_stored(cfg, folder, overrides)
         if stored is None:
             with preemption.importing():  # Lightning among others, which a stored trial does without
                 from uedpo.experiment import Experiment
@@ -59,15 +66,16 @@ def run(cfg: DictConfig) -> str | None:
             sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
             shared = Path(HydraConfig.get().sweep.dir) if sweeps else None
             with closing():
-                Experiment.from_config(cfg, folder, shared).run()
+                Experiment.from_config(cfg, folder, shared, overrides).run()
     return stored
 
 
-def use_stored(cfg: DictConfig, folder: Path) -> str | None:
+def use_stored(cfg: DictConfig, folder: Path, overrides: list[str]) -> str | None:
     """Write what the results file has of this trial to `folder`, and say so; None where it has nothing.
 
     Raises:
-        InputError: a file that cannot be written, a broken line, or a run without an evaluation.
+        InputError: a file that cannot be written, a broken line, a run without an evaluation, or a folder
+            that holds a finished run.
     """
     if not cfg.get("results"):
         return None
@@ -79,7 +87,11 @@ def use_stored(cfg: DictConfig, folder: Path) -> str | None:
     begun = (folder / "checkpoints").is_dir() and not (folder / "environment.json").is_file()
     if row is None or begun:  # what was begun here is finished here: its adapter and report are in no row
         return None
+    if (folder / "metrics.json").is_file():
+        raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
+    sign(folder)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_json(folder / COMMAND, {"overrides": overrides})
     write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
     metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}
     write_json(folder / "metrics.json", metrics)
@@ -115,6 +127,12 @@ def _one(cfg: DictConfig) -> str | None:
         if not isinstance(error.__cause__, (ValueError, ImportError, OSError)):
             raise
         _stop(error.__cause__)
+    except OSError as error:
+        _stop(
+            unwritable(Path(error.filename), error)
+            if error.errno in UNWRITABLE
+            else InputError(os_line(error))
+        )
     except Exception as error:
         if world_size() > 1:  # before the tracebacks of all ranks
             line = str(error).strip().splitlines()[:1]
@@ -123,8 +141,7 @@ def _one(cfg: DictConfig) -> str | None:
 
 
 def _stop(error: BaseException, code: int = 2) -> NoReturn:
-    if isinstance(error, TooManyRejected) and HydraConfig.initialized():
-        write_rejected(Path(HydraConfig.get().runtime.output_dir) / "rejected.jsonl", error.rejected)
+    unmake()
     say(plain_line(error), file=sys.stderr)
     raise Stopped(plain_line(error), code)
 
@@ -133,19 +150,20 @@ def main() -> None:
     """Entry point: exit code 0 done, 2 bad configuration or input, 3 guard, 4 failed trials, 75 preempted."""
     preemption.install()
     redact.install()
-    arguments = get_args_parser().parse_args()
-    if arguments.help:
-        print(f"{__doc__}\n{groups()}")
-        sys.exit()
     try:
+        check_flags(sys.argv[1:])
+        arguments = command_line_parser().parse_args()
+        if arguments.help:
+            print(f"{__doc__}\n{groups()}")
+            sys.exit()
         check_command_line(arguments)
         stop_on(folder_problems(arguments.overrides))
     except BAD_COMMAND_LINE as error:
         _stop(error)
     if arguments.config_path or arguments.config_name:  # a saved configuration has nothing of Hydra's
-        sys.argv.append(f"++hydra.callbacks.summary._target_={SUMMARY}")
-    if rank():  # rank 0's notes and log are those of the run
-        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
+        own = (f"++hydra.callbacks.summary._target_={SUMMARY}", "hydra.output_subdir=null")
+        # Hydra would write before a command is accepted
+        sys.argv += [*own, "hydra/job_logging=stdout"]
     try:
         _job()
     except SystemExit as error:

@@ -37,9 +37,11 @@ def make_trainer(
         strategy: "fsdp" shards the decoder layers over the ranks, see `uedpo.model.sharded`.
         accelerator: "mps" is not offered: it has no tests. macOS runs on "cpu".
         gradient_clip_val: maximal gradient norm; 0 turns clipping off.
-        val_every_n_batches: micro-batches between validations; 0 turns validation off.
+        val_every_n_batches: micro-batches between validations; 0 turns validation off. A run that has fewer
+            validates once, at its end.
         timeout: seconds after which a rank gives up waiting for the others; None is torch's own.
     """
+    batches = max_steps * accumulate_grad_batches
     return pl.Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -50,7 +52,7 @@ def make_trainer(
         max_epochs=1,
         accumulate_grad_batches=accumulate_grad_batches,
         gradient_clip_val=gradient_clip_val or None,
-        val_check_interval=val_every_n_batches or 1.0,
+        val_check_interval=min(val_every_n_batches, batches) or 1.0,
         check_val_every_n_epoch=None if val_every_n_batches else 1,
         limit_val_batches=1.0 if val_every_n_batches else 0,
         num_sanity_val_steps=0,

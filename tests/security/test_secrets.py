@@ -98,7 +98,7 @@ def test_a_run_that_crashes_leaves_no_secret(tmp_path):
     assert "RuntimeError: 401 Unauthorized: [redacted]" in done.stderr
     files, found = hits(out, done.stdout, done.stderr)
     names = {p.name for p in files}
-    assert {"config.yaml", "overrides.yaml", "hydra.yaml", "metrics.csv", "run.log"} <= names, names
+    assert {"config.yaml", "command.json", "metrics.csv"} <= names, names
     assert any(name.endswith(".wandb") for name in names), names
     assert any(name.endswith(".ckpt") for name in names), names
     assert found == []

@@ -8,7 +8,7 @@ from uedpo.compare import compare
 from uedpo.config.overrides import conf_folder, missing_plugin
 from uedpo.errors import InputError
 from uedpo.report.summary import best_text, rerun_command, table
-from uedpo.results.keys import trial_config
+from uedpo.results.keys import key_of, trial_config
 from uedpo.results.runs import choose_metric, objective, read_run, runs_of
 from uedpo.results.settings import columns, parameters, settings, short
 from uedpo.results.statistics import ratio_metrics
@@ -99,6 +99,9 @@ def test_table_has_means_and_intervals_over_seeds(tmp_path):
     best = best_text(groups, ["weights.alpha"], metric)
     assert "Best setting by shift/chair_i (lower is better): weights.alpha=0.3, 0.0 ± 0.0 %" in best
     assert "the intervals of 1 other overlap with it" in best
+    assert f"Best run: key {key_of(runs[2].config)}, of which a results file has the numbers" in best
+    (tmp_path / "2/adapter").mkdir()
+    best = best_text(groups, ["weights.alpha"], metric)
     assert f"Best run: {tmp_path}/2 (seed 0), 0.0 %." in best
     assert best.rstrip().endswith(
         "    python -m uedpo.run weights.alpha=0.3 seed=0 threads=1 results=null hydra.mode=RUN"

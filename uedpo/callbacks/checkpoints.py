@@ -17,6 +17,7 @@ from uedpo.callbacks.checkpoint_files import checkpoints, remove
 from uedpo.errors import GuardError, InputError
 from uedpo.logger.csv import MetricsCSV
 from uedpo.model.sharded import whole
+from uedpo.runtime import preemption
 from uedpo.runtime.atomic import sync_folder
 from uedpo.types import PositiveInt
 
@@ -65,6 +66,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved = trainer.global_step
+        if self._continues(trainer):
+            preemption.go_on_with(f"hydra.run.dir={trainer.default_root_dir} resume=auto")
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV) and trainer.is_global_zero:
                 logger.keep(self.loaded.get("rows", 0) if self._continues(trainer) else 0)
@@ -97,6 +100,7 @@ class Checkpoints(Checkpoint):
                 raise GuardError(f"after step {step}: {name} is not finite; the checkpoints before it are")
         trainer.save_checkpoint(_folder(trainer) / f"step-{step:08d}.ckpt")
         self.saved = step
+        preemption.go_on_with(f"hydra.run.dir={trainer.default_root_dir} resume=auto")
         if trainer.is_global_zero:
             self._tidy(trainer, step)
 

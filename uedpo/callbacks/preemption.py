@@ -57,7 +57,7 @@ class Preemption(pl.Callback):
         if not step:
             raise preemption.Preempted("before the first step, nothing to save")
         saver.save(trainer)
-        raise preemption.Preempted(f"saved after step {step} of {trainer.max_steps}; go on with resume=auto")
+        raise preemption.Preempted(f"saved after step {step} of {trainer.max_steps}")
 
 
 class Watchdog(pl.Callback):

@@ -9,7 +9,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from uedpo.config.overrides import check_arguments, check_overrides, check_trusted_start, parse
+from uedpo.config.overrides import added, check_arguments, check_overrides, check_trusted_start, parse
 from uedpo.errors import ConfigError, InputError, os_line, plain_line, stop_on
 from uedpo.runtime import redact
 from uedpo.runtime.say import say
@@ -49,6 +49,9 @@ def split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, str]
             if key in own:
                 problems.append(f"{key}: given twice; keep one")
             own[key] = value
+        elif argument.startswith("--"):
+            key = key.lstrip("-").replace("-", "_")
+            problems.append(f"{argument}: keys have no dashes; write {added(key)}={value or 'VALUE'}")
         elif argument.startswith("-") or (not equals and not argument.startswith("~")):
             problems.append(f"{argument}: write key=value")
         else:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import os
 import sys
-from collections.abc import Collection, Sequence
+from argparse import ArgumentParser
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException, MissingConfigException
@@ -19,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from uedpo.config.trust import trust_problems
-from uedpo.config.validate import validate
+from uedpo.config.validate import GROUPS, validate
 from uedpo.errors import ConfigError, stop_on
 from uedpo.runtime.redact import looks_secret
 
@@ -219,6 +222,40 @@ def _validate_with(cfg: DictConfig, values: Sequence[str], overrides: Sequence[s
     validate(changed)
 
 
+def command_line_parser() -> ArgumentParser:
+    """Hydra's parser, whose usage names what works here."""
+    parser = get_args_parser()
+    parser.usage = (
+        "python -m uedpo.run [-h] [-m] [--cfg {job,hydra,all}] [--resolve] [--info [WHAT]]\n"
+        "           [--config-dir DIR] [--config-path DIR] [--config-name NAME] [KEY=VALUE ...]"
+    )
+    return parser
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Refuse flags that nobody knows with the key that was meant.
+
+    Raises:
+        ConfigError: naming the flag and what to write.
+    """
+    known = [flag for action in get_args_parser()._actions for flag in action.option_strings]
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--shell-completion", "-sc"):
+            stop_on([f"{name}: shells complete no keys here; --help lists the groups of configurations"])
+        if not name.startswith("--") or any(flag.startswith(name) for flag in known):
+            continue
+        following = arguments[at + 1] if at + 1 < len(arguments) else ""
+        value = value if equals else "VALUE" if following.startswith("-") or "=" in following else following
+        key = added(name.lstrip("-").replace("-", "_"))
+        stop_on([f"{argument}: keys have no dashes; write {key}={value or 'VALUE'}"])
+
+
+def added(key: str) -> str:
+    """A key as the command line takes it: with + for a group that no default chooses."""
+    return f"+{key}" if (conf_folder() / key).is_dir() and key not in GROUPS else key
+
+
 def check_own_config(
     overrides: list[str], path: str | None, name: str | None, more: str | None
 ) -> DictConfig:
@@ -236,6 +273,10 @@ def check_own_config(
     if path and path.startswith("pkg://"):
         stop_on([f"--config-path {path}: would import a package; give a folder"])
     folder = conf_folder() if path is None else PACKAGE / path  # as Hydra reads a relative one
+    given = {"--config-path": path and folder, "--config-dir": more and Path(more)}
+    stop_on(
+        [f"{flag} {at}: no such folder; give one" for flag, at in given.items() if at and not at.is_dir()]
+    )
     if more is not None:
         if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
             stop_on(["hydra.searchpath: goes without --config-dir; give all folders in one of them"])
@@ -243,11 +284,9 @@ def check_own_config(
     parsed = parse(overrides)
     swept = [o for o in parsed if o.is_sweep_override()]
     fixed = [o for o in overrides if o not in [s.input_line for s in swept]]
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+    choices = [[line.lstrip("+") if line.startswith("++") else line for line in _choices(o)] for o in swept]
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"), _one_line(folder, name):
         whole = compose(name or "config", fixed, return_hydra_config=True)
-        choices = [
-            [line.lstrip("+") if line.startswith("++") else line for line in _choices(o)] for o in swept
-        ]
         named = {override.key_or_group for override in parsed}
         choices += map(_choices, _own_sweep(whole, named, overrides))
         firsts = [values[0] for values in choices]
@@ -256,6 +295,19 @@ def check_own_config(
             for choice in values[1:]:
                 _composed(name or "config", [*fixed, *firsts[:at], choice, *firsts[at + 1 :]], overrides)
     return first
+
+
+@contextlib.contextmanager
+def _one_line(folder: Path, name: str | None) -> Iterator[None]:
+    """Say what is missing from the user's own folders in one line."""
+    try:
+        yield
+    except MissingConfigException as error:
+        missing = (error.missing_cfg_file or "").removesuffix(".yaml")
+        problem = missing_plugin(error.missing_cfg_file) or _no_choice(error)
+        if missing == (name or "config").removesuffix(".yaml"):
+            problem = f"--config-name {missing}: no such file in {folder}; name one of its .yaml files"
+        raise ConfigError(problem or str(error).splitlines()[0]) from None
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

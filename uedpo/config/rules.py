@@ -65,21 +65,13 @@ def cross_rules(
 
 
 def _steps(at: Any) -> Iterator[str]:
-    """Whether validation falls between optimiser steps, and within the run."""
-    every, steps, accumulate = (
-        at("trainer", n) for n in ("val_every_n_batches", "max_steps", "accumulate_grad_batches")
-    )
-    if all(isinstance(n, int) and n > 0 for n in (every, steps, accumulate)):
-        if every % accumulate:
-            yield (
-                f"trainer.val_every_n_batches={every}: must be a multiple of accumulate_grad_batches="
-                f"{accumulate}, or checkpoints fall between optimiser steps"
-            )
-        if every > steps * accumulate:
-            yield (
-                f"trainer.val_every_n_batches={every}: the run has {steps * accumulate} micro-batches, so it "
-                "would never validate; lower it, or 0 for no validation"
-            )
+    """Whether validation falls between optimiser steps."""
+    every, accumulate = (at("trainer", n) for n in ("val_every_n_batches", "accumulate_grad_batches"))
+    if all(isinstance(n, int) and n > 0 for n in (every, accumulate)) and every % accumulate:
+        yield (
+            f"trainer.val_every_n_batches={every}: must be a multiple of accumulate_grad_batches="
+            f"{accumulate}, or checkpoints fall between optimiser steps"
+        )
 
 
 def _model(at: Any) -> Iterator[str]:

@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from uedpo.data.fields import kind
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import numbered_lines, open_regular, parse_line
 from uedpo.errors import InputError, local_path
+from uedpo.runtime.hub import how_to_get, reachable
 from uedpo.runtime.progress import interactive
 
 MAX_JSON = 2**31  # bytes of a .json file, which is read whole
@@ -189,16 +190,15 @@ def hub_folder(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    there = reachable()
     try:
         return Path(
             snapshot_download(source, repo_type="dataset", revision=revision, allow_patterns="*.parquet")
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        _no_source(source, str(error).strip().splitlines()[0])
-
-
-def _no_source(source: str, reason: str) -> NoReturn:
-    raise InputError(
-        f"data source {source!r}: no such file or folder, and the hub does not give it ({reason}); "
-        "download it first, or give a folder with its parquet file"
-    ) from None
+        reason = str(error).strip().splitlines()[0][:200]
+        remedy = "name another" if there else how_to_get(source, revision, "dataset")
+        raise InputError(
+            f"data source {source!r}: no such file or folder, and the hub does not give it ({reason}); "
+            f"{remedy}"
+        ) from None

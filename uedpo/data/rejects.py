@@ -98,7 +98,10 @@ class Ledger:
         if bad == 1:
             raise TooManyRejected(f"{self.rejected[0]}; {limit}", self.rejected)
         read = f" ({self.format})" if self.format else ""
-        lines = [f"{self.file}{read}: {limit}: {self._codes()}; fix them, all are listed in rejected.jsonl"]
+        lines = [
+            f"{self.file}{read}: {limit}: {self._codes()}; fix them "
+            "(python -m uedpo.check with the same keys writes all of them to rejected.jsonl)"
+        ]
         lines += [str(r) for r in self.rejected[:SHOWN]]
         raise TooManyRejected("\n  ".join(lines), self.rejected)
 

@@ -171,9 +171,9 @@ def write(report: dict[str, Any], output: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    if any(argument in ("-h", "--help") for argument in given):
-        print(__doc__)
-        return 0
+    if not given or {"-h", "--help"} & set(given):
+        print(f"{__doc__}\nKeys: {', '.join(KEYS)}\nbenchmark: {', '.join(BENCHMARKS)}")
+        return 0 if given else 2
     try:
         settings = parse_settings(given)
         report = make_report(settings)

@@ -6,6 +6,7 @@ similarity [2B] and sample_weights [B] (None where all are 1). `uedpo.module` co
 nothing else.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,19 @@ ON_REQUEST = (
 LIVE_REFERENCE = ("corrupted_reference_logps", "reference_sensitivity")
 SMOOTHED = ("sigmoid", "robust")  # forms of `dpo_loss` that label smoothing changes
 
+
+def takes_constant_corrupted(loss: Callable[..., Any]) -> bool:
+    """Whether a loss detaches what the policy says of corrupted images, so that this pass needs no graph.
+
+    Args:
+        loss: a function of this package, or a partial of one with its options.
+    """
+    function, options = getattr(loss, "func", loss), getattr(loss, "keywords", {})
+    place = (getattr(function, "__module__", ""), getattr(function, "__name__", ""))
+    constant = place == ("uedpo.loss.tpo", "tpo_loss") and bool(options.get("stop_gradient", False))
+    return constant or place == ("uedpo.loss.v_dpo", "v_dpo_loss")
+
+
 __all__ = [
     "FROM_ROWS",
     "LIVE_REFERENCE",
@@ -43,6 +57,7 @@ __all__ = [
     "napo_loss",
     "opa_dpo_loss",
     "rlhf_v_loss",
+    "takes_constant_corrupted",
     "tpo_loss",
     "ue_dpo_loss",
     "v_dpo_loss",

@@ -1,4 +1,4 @@
-"""Rebuild what the package ships: `python -m uedpo.microworld.build [model] [pairs]`.
+"""Rebuild what the package ships: `python -m uedpo.microworld.build model|pairs ...`.
 
 Two cores: the base model takes about 25 minutes (tower 10, captions 13), the pairs about 2.
 Index ranges of scenes, disjoint by construction: test 1,000,000+, tuning 2,000,000+, tower
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,11 @@ def build_pairs(folder: Path, path: Path, num_train: int = 9000, num_val: int = 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["model", "pairs"], choices=["model", "pairs"])
+    parser.add_argument("what", nargs="+", choices=["model", "pairs"], help="what to build, over what ships")
     parser.add_argument("--assets", type=Path, default=ASSETS, help="folder to write to")
+    if not sys.argv[1:]:
+        parser.print_help()
+        sys.exit(2)
     options = parser.parse_args()
     options.assets.mkdir(parents=True, exist_ok=True)
     if "model" in options.what:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from uedpo.errors import InputError
+from uedpo.errors import InputError, out_of_memory
 from uedpo.model.families import family_of
 from uedpo.model.files import alone, check_files, check_size, pickled_weights, snapshot
+from uedpo.model.processors import missing_settings, time_in_template, untried
 from uedpo.model.quantize import Bits, quantization_config
+from uedpo.runtime.hub import how_to_get, is_hub_id, reachable
 from uedpo.runtime.progress import interactive
 from uedpo.types import Fraction, PositiveFloat, PositiveInt
 
@@ -175,6 +176,8 @@ class HFModel:
     @contextmanager
     def _loading(self, what: str) -> Iterator[Path]:
         """The folder to read from; one line for whatever the libraries say of a model that does not load."""
+        remote = not self.path.startswith(SHIPPED) and is_hub_id(self.path)
+        missing = remote and not reachable()
         try:
             folder = self.folder(weights=what == "weights")
             with alone():
@@ -187,9 +190,15 @@ class HFModel:
                 f"model.path={self.path}: its {what} needs a package that is not installed ({reason}); "
                 "pip install torchvision num2words, or what is named here"
             ) from None
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError,
-                MemoryError) as error:  # fmt: skip
+        except Exception as error:  # whatever the libraries raise on a file that is not as they expect it
+            if out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:300]
+            if missing:
+                raise InputError(
+                    f"model.path={self.path}: is not on this machine, and the hub does not answer: "
+                    f"{how_to_get(self.path, self.revision)} ({what}: {reason[:150]})"
+                ) from None
             raise InputError(
                 f"model.path={self.path}: no usable {what} ({type(error).__name__}: {reason}); "
                 "code that a model brings is never run, only safetensors are read"
@@ -212,7 +221,8 @@ class HFModel:
         if len(tokenizer) > rows:
             problems.append(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {rows}")
         if tokenizer.eos_token_id is None:
-            problems.append("the tokenizer has no end token")
+            problems.append("the tokenizer has no end token (eos_token of tokenizer_config.json)")
+        problems += missing_settings(processor)
         token = getattr(processor, "image_token", None)
         wanted = getattr(config, "image_token_id", None)
         wanted = getattr(config, "image_token_index", None) if wanted is None else wanted
@@ -226,6 +236,9 @@ class HFModel:
             problems.append("there is no chat template")
         if problems:
             raise InputError(f"model.path={self.path}: {'; '.join(problems)}; use the model's own processor")
+        problem = untried(processor)
+        if problem:
+            raise InputError(f"model.path={self.path}: {problem}; use the files that the model came with")
 
     def pin_hint(self, config: Any) -> str | None:
         """How to get the same weights again, for a hub id without a revision; None where they are settled."""
@@ -233,6 +246,15 @@ class HFModel:
             return None
         commit = getattr(config, "_commit_hash", None) or "COMMIT"
         return f"model.path={self.path}: not pinned; add model.revision={commit} for the same weights again"
+
+    def time_hint(self, processor: Any) -> str | None:
+        """A warning where the chat template writes the time; None where it does not."""
+        if not time_in_template(processor):
+            return None
+        return (
+            f"model.path={self.path}: WARNING: its chat template calls strftime_now, so prompts hold the "
+            "time and two runs of one seed differ; write a fixed date in the template"
+        )
 
     def reference(self) -> Any:
         """The frozen reference by itself, in eval mode.

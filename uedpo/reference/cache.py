@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from uedpo.errors import InputError, local_path, os_line
+from uedpo.errors import InputError, local_path
 from uedpo.reference.key import Content, Contents, key_of_row, token_hashes, undecoded
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.folders import make
 from uedpo.runtime.lock import held
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.say import say
@@ -75,9 +76,9 @@ class ReferenceCache:
             InputError: a stale manifest, naming what differs; a row of other content, naming it; no room.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"reference_cache: {os_line(error)}; name another folder") from None
+            make(self.folder)
+        except InputError as error:
+            raise InputError(f"reference_cache: {error}") from None
         self._check_manifest()
         self._describe()
         self._read()

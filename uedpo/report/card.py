@@ -71,7 +71,7 @@ def write_card(
         kind=kind, local_base=local, base_name=base_name, base_arguments=Markup(arguments), revision=revision,
         dtype=model["dtype"], served=served, saved_modules=", ".join(adapter.get("modules_to_save") or []),
         vllm_rank=next((r for r in VLLM_RANKS if r >= adapter.get("r", 0)), VLLM_RANKS[-1]),
-        results=results(metrics), parity=_parity(parity), citation=Markup(CITATION),
+        results=results(metrics), parity=Markup(_parity(parity)), citation=Markup(CITATION),
         config=Markup(yaml.safe_dump(_without_folders(config), sort_keys=False, allow_unicode=True)),
     )  # fmt: skip
     text = _FOLDERS.sub("", redact(text))

@@ -136,6 +136,10 @@ def _line(line: Line, axes: Axes) -> Markup:
 def _svg(name: str, title: str, axes: Axes, marks: Markup, x_label: str) -> Markup:
     grid = Markup("")
     for value in ticks(axes.low[1], axes.high[1]):
+        if (
+            not axes.low[1] - 1e-9 <= value <= axes.high[1] + 1e-9
+        ):  # of a rounded range the steps may be others
+            continue
         grid += Markup('<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="end">{}</text>').format(
             LEFT, axes.y(value), WIDTH - RIGHT, LEFT - 6, axes.y(value) + 3.5, number(value)
         )

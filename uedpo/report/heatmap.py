@@ -112,10 +112,10 @@ def _tip(named: dict[str, Token]) -> str:
     return "\n".join(lines)
 
 
-def strongest(tokens: Sequence[Token], side: str) -> str:
+def strongest(tokens: Sequence[Token], side: str, model: str = "base model") -> str:
     """The three tokens whose weight is farthest from 1, in words; "" where none is."""
     moved = [t for t in tokens if "weight" in t and t["weight"] != 1 and str(t["text"]).strip()]
     moved.sort(key=lambda t: -abs(float(t["weight"]) - 1))
     named = ", ".join(f"“{str(t['text']).strip()}” {float(t['weight']):.2f}" for t in moved[:3])
     verb = "Pressed hardest" if side == "chosen" else "Spared most"
-    return f"{verb}: {named} (λ, base model)." if named else ""
+    return f"{verb}: {named} (λ, {model})." if named else ""

@@ -103,7 +103,10 @@ def token_section(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         sides = {
             side: {
                 "tokens": heat(trace[side], scale, numbers),
-                "strongest": strongest(trace[side]["before"], side),
+                "strongest": {
+                    when: strongest(tokens, side, "base model" if when == "before" else "trained model")
+                    for when, tokens in trace[side].items()
+                },
             }
             for side in ("chosen", "rejected")
         }

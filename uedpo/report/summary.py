@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from uedpo.report.tables import cell
-from uedpo.results.keys import BASE
+from uedpo.results.keys import BASE, key_of
 from uedpo.results.metrics import SPLITS, Metric, number, per_cent, title
 from uedpo.results.runs import Run
 from uedpo.results.settings import Settings, finite_means, scores, short, value
@@ -63,9 +64,17 @@ def best_text(groups: Settings, by: Sequence[str], metric: Metric, flags: Sequen
         score = interval_text(metric.name, scores(groups[winner], metric.name))
         lines += [f"Best setting by {metric.name} ({lower} is better): {cell(named)}, {score}{unit}{shared}."]
     seed = f" (seed {top.seed})" if top.seed is not None else ""
-    lines += [f"Best run: {cell(top.where)}{seed}, {number(metric.name, top.values[metric.name])}{unit}."]
+    lines += [f"Best run: {_place(top)}{seed}, {number(metric.name, top.values[metric.name])}{unit}."]
     command = rerun_command(top, flags)
     return "\n".join([*lines, *([f"Run it again:\n\n    {command}"] if command else [])]) + "\n"
+
+
+def _place(run: Run) -> str:
+    """Where a run is; where no model of it is kept, its key."""
+    folder = Path(run.where)
+    if not folder.is_dir() or any((folder / part).is_dir() for part in ("adapter", "model")):
+        return cell(run.where)
+    return f"key {key_of(run.config)}, of which a results file has the numbers and nobody the model"
 
 
 def rerun_command(run: Run, flags: Sequence[str] = ()) -> str:

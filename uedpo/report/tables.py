@@ -56,7 +56,7 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, str]:
     batch *= trainer.get("accumulate_grad_batches", 1)
     rows = {
         "model": f"{model['path']}, " + (f"LoRA rank {lora['r']}" if lora else "whole language model"),
-        "data": _named(data.get("train") or {}),
+        "data": _named(data.get("train") or _own_data(data)),
         "training": f"{trainer['max_steps']} steps of {batch} pairs, seed {cfg['seed']}",
         "loss": _named(cfg["loss"]),
         "optimiser": _named(cfg["optim"]),
@@ -65,6 +65,12 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, str]:
         if "_target_" in cfg["weights"]:
             rows["token " * (group == "weights") + group] = _named(cfg[group])
     return rows
+
+
+def _own_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What says where the rows of files or of the hub come from."""
+    shown = ("_target_", "path", "val_path", "val_share", "format", "revision", "num_pairs")
+    return {k: data[k] for k in shown if data.get(k) and not (k == "val_share" and data.get("val_path"))}
 
 
 def _named(node: Mapping[str, Any]) -> str:

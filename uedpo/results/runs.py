@@ -17,7 +17,9 @@ from uedpo.results.keys import BASE, key_of, trial_config
 from uedpo.results.metrics import Metric, defaults, known_mode
 from uedpo.results.store import OWN_ROWS, read_rows
 from uedpo.runtime.small_json import read_object
-from uedpo.runtime.stored_yaml import read_config, read_stored
+from uedpo.runtime.stored_yaml import read_config
+
+COMMAND = "command.json"  # in the directory of a run: the overrides of the command that it was started with
 
 
 @dataclass
@@ -55,8 +57,8 @@ def read_run(folder: Path, overrides: list[str] | None = None) -> Run | None:
         after = dict(_leaves(metrics["after"] or {}))
         base = dict(_leaves(metrics["before"] or {}))
         row = read_rows(folder / OWN_ROWS).get(key_of(config))
-        if overrides is None and (folder / ".hydra" / "overrides.yaml").is_file():
-            overrides = [str(o) for o in read_stored(folder / ".hydra" / "overrides.yaml")]
+        if overrides is None and (folder / COMMAND).is_file():
+            overrides = [str(o) for o in read_object(folder / COMMAND)["overrides"]]
         values = _last(folder / "metrics.csv") | after
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         raise InputError(f"{folder}: not a whole run ({str(error).splitlines()[0]}); remove it") from None

@@ -20,6 +20,7 @@ import numpy as np
 from uedpo.errors import InputError
 from uedpo.results.keys import key_of, method_name
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.folders import make
 from uedpo.runtime.lines import append_line, whole_lines
 from uedpo.runtime.versions import code_version
 
@@ -84,13 +85,14 @@ def check_appendable(path: Path) -> None:
         InputError: it will not.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path.parent)
         if path.exists():
             path.open("ab").close()
         else:
             tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise InputError(f"results={path}: cannot be written ({error.strerror}); name another file") from None
+    except (OSError, InputError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"results={path}: cannot be written ({reason}); name another file") from None
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

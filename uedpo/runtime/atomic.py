@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from uedpo.errors import InputError
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], before: Callable[[], None] = lambda: None) -> None:
@@ -32,11 +35,7 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], before: Callable[[], N
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
-        free = shutil.disk_usage(path.parent).free / 1e6
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); {free:.0f} MB are free there; make room, then "
-            "run the same command again"
-        ) from error
+        raise unwritable(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -59,20 +58,62 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, anew: bool = False) -> Iterator[Path]:
     """A folder beside `path` to write into, renamed to it in the end; gone where the block raises.
 
+    Files get the modes that the umask asks for, whatever the library that wrote them chose.
+
+    Args:
+        anew: replace `path` where it exists.
+
     Raises:
-        InputError: `path` exists.
+        InputError: `path` exists, there is no room, or no right to write; `path` is as it was.
     """
-    if path.exists():
+    if path.exists() and not anew:
         raise InputError(f"{path}: exists; remove it, or choose another folder")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.mkdir(parents=True)
+    new = [folder for folder in path.parents if not folder.exists()]
+    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
+        beside.mkdir(parents=True)
         yield beside
+        _modes_of_umask(beside)
+        if path.exists():
+            os.rename(path, old)
         os.rename(beside, path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    sync_folder(path.parent)
+        sync_folder(path.parent)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        raise unwritable(path, error) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # what safetensors makes of a full disk
+            raise
+        raise unwritable(path, error) from error
+    finally:
+        for folder in (beside, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in new:  # nothing is in it where the block raised
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _modes_of_umask(folder: Path) -> None:
+    """safetensors writes files that only their owner may read."""
+    probe = folder / ".mode"
+    probe.touch()  # asking for the umask would set it for all threads meanwhile
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+
+
+def unwritable(path: Path, error: Exception) -> InputError:
+    """What a failed write says: where, why, how much room is left there, and what to do."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e6
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return InputError(
+        f"{path}: cannot be written ({reason}); {free:.0f} MB are free there; make room or get the right to "
+        "write, then run the same command again"
+    )

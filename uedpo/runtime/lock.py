@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -15,14 +16,16 @@ from typing import IO
 
 from uedpo.errors import InputError
 from uedpo.runtime import preemption
+from uedpo.runtime.folders import make
 from uedpo.runtime.say import say
 
 POLL = 0.5  # seconds
-_held: set[tuple[int, Path]] = set()  # process and file: locks do not outlive a fork, this set does
+# process and file of each lock that is held: locks do not outlive a fork, this mapping does
+_held: dict[tuple[int, Path], IO[str]] = {}
 
 
 @contextmanager
-def held(folder: Path, name: str = "run.lock", wait: bool = False) -> Iterator[None]:
+def held(folder: Path, name: str = "run.lock", wait: bool = False, signed: bool = True) -> Iterator[None]:
     """Hold `folder`/`name`; the system frees it when the process ends, however it ends.
 
     A record lock, not flock: loader workers would inherit the latter and keep it for the seconds that
@@ -32,12 +35,14 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False) -> Iterator[N
 
     Args:
         wait: until whoever holds it lets go, rather than raise.
+        signed: write at once who holds it. Else the file is as it was, or gone again, unless `sign` is called
+            meanwhile: who holds a folder may be refused yet.
 
     Raises:
         InputError: another process holds it; names host, process and when it started.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    key = os.getpid(), (folder / name).resolve()
+    make(folder)
+    key, new = _key(folder, name), not (folder / name).exists()
     if key in _held:  # closing the file again would let go of it
         yield
         return
@@ -53,15 +58,29 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False) -> Iterator[N
                 say(f"{holder}; waiting for it")
                 told = True
             time.sleep(POLL)
-        file.truncate(0)
-        start = datetime.now().astimezone().isoformat(timespec="seconds")
-        json.dump({"host": platform.node(), "pid": os.getpid(), "start": start}, file)
-        file.flush()
-        _held.add(key)
+        _held[key] = file
+        if signed:
+            sign(folder, name)
         try:
             yield
         finally:
-            _held.discard(key)
+            del _held[key]
+            with contextlib.suppress(FileNotFoundError):
+                if new and not (folder / name).stat().st_size:
+                    (folder / name).unlink()
+
+
+def sign(folder: Path, name: str = "run.lock") -> None:
+    """Write into a lock that this process holds who it is, for those who find the folder in use."""
+    file = _held[_key(folder, name)]
+    file.truncate(0)
+    start = datetime.now().astimezone().isoformat(timespec="seconds")
+    json.dump({"host": platform.node(), "pid": os.getpid(), "start": start}, file)
+    file.flush()
+
+
+def _key(folder: Path, name: str) -> tuple[int, Path]:
+    return os.getpid(), (folder / name).resolve()
 
 
 def wait_for(path: Path) -> None:
@@ -87,6 +106,8 @@ def _taken(file: IO[str]) -> bool:
 def _holder(path: Path) -> str:
     try:
         by = json.loads(path.read_text())
+        if by["host"] == platform.node():
+            os.kill(by["pid"], 0)  # else it is of an earlier one
         return f"in use by process {by['pid']} on {by['host']}, started {by['start']}"
     except (OSError, ValueError, KeyError):
         return "in use by another process"

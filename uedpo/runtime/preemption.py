@@ -23,6 +23,7 @@ EXIT_KILLED = 128 + signal.SIGINT
 _requested: list[int] = []  # signals so far
 _deferred = False
 _importing = True  # from the start of the process
+_remedy = ""
 
 
 class Preempted(SystemExit):
@@ -31,7 +32,7 @@ class Preempted(SystemExit):
     def __init__(self, saved: str) -> None:
         super().__init__(EXIT_PREEMPTED)
         name = signal.Signals(_requested[0]).name if _requested else "a signal to another rank"
-        say(f"preempted by {name}: {saved}; exit code {EXIT_PREEMPTED}", file=sys.stderr, flush=True)
+        say(f"preempted by {name}: {saved}{_remedy}; exit code {EXIT_PREEMPTED}", file=sys.stderr, flush=True)
 
 
 def install() -> None:
@@ -62,6 +63,12 @@ def importing() -> Iterator[None]:
         yield
     finally:
         _importing = before
+
+
+def go_on_with(keys: str) -> None:
+    """Say, when this process is told to stop, that the same command goes on with `keys`; of two the first."""
+    global _remedy
+    _remedy = _remedy or f"; go on with the same command and {keys}"
 
 
 def requested() -> bool:

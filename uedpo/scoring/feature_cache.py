@@ -17,6 +17,7 @@ from torch import Tensor
 from uedpo.errors import InputError, local_path, os_line
 from uedpo.model.families import family_of
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.folders import make
 from uedpo.scoring.placeholders import image_of
 from uedpo.types import PairBatch
 
@@ -37,9 +38,9 @@ class FeatureCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = local_path(str(folder))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"feature_cache: {os_line(error)}; name another folder") from None
+            make(self.folder)
+        except InputError as error:
+            raise InputError(f"feature_cache: {error}") from None
         self._tower = ""
         self._told = False
 

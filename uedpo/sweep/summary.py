@@ -16,7 +16,9 @@ from uedpo.report.summary import best_text, table
 from uedpo.report.tables import cell
 from uedpo.results.runs import Run, choose_metric, read_run
 from uedpo.results.settings import base_of, columns, parameters, settings
-from uedpo.runtime.lock import held
+from uedpo.runtime import preemption
+from uedpo.runtime.folders import make, unmake
+from uedpo.runtime.lock import held, sign
 from uedpo.runtime.ranks import rank
 from uedpo.runtime.say import say
 from uedpo.sweep.journal import Sweep, Trial, read, shown, write
@@ -51,6 +53,14 @@ class SweepSummary(Callback):
     def __init__(self, split: str = "shift") -> None:
         self.split = split
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the directory of a single run before Hydra does, so that a refused command can unmake it."""
+        try:
+            make(Path(config.hydra.run.dir))
+        except InputError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         problems = launch_problems(config, config.hydra)
         first = rank() == 0
@@ -61,9 +71,13 @@ class SweepSummary(Callback):
             return
         folder = Path(config.hydra.sweep.dir)
         try:
-            _locks.enter_context(held(folder))
+            _locks.enter_context(held(folder, signed=False))
+            check_sweep_folder(folder)
             known = read(folder).trials
+            sign(folder)
         except InputError as error:
+            _locks.close()
+            unmake()
             say(str(error).replace("hydra.run.dir", "hydra.sweep.dir"), file=sys.stderr)
             sys.exit(2)
         _open.append((self, config))
@@ -71,6 +85,7 @@ class SweepSummary(Callback):
             folder, "sweep", total=trial_count(config), jobs=jobs(config), swept=swept_keys(config),
             flags=_flags(sys.argv[1:]),
         )  # fmt: skip
+        preemption.go_on_with(f"hydra.sweep.dir={folder}")
         if known:
             done = sum(trial.state == "finished" for trial in known.values())
             say(f"{folder}: {done} of its trials are finished and stay; others run again")
@@ -95,6 +110,16 @@ class SweepSummary(Callback):
         say(f"\n{text}\nsummary: {folder}/summary.md")
 
 
+def check_sweep_folder(folder: Path) -> None:
+    """Refuse a folder that a single run has filled.
+
+    Raises:
+        InputError: another folder is needed.
+    """
+    if (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: is the directory of a run; set another hydra.run.dir")
+
+
 def summary(
     folder: Path, sweep: Sweep, unfinished: Sequence[Trial], metric: str | None, mode: str | None, split: str
 ) -> str:
@@ -108,7 +133,9 @@ def summary(
     runs = trial_runs(folder, sweep)
     earlier = len(sweep.trials) - len(runs) - len(unfinished)  # of another grid in this directory
     left = f", {earlier} that this command does not ask for did not finish" * (earlier > 0)
-    head = f"{len(sweep.trials)} trials: {len(runs)} finished, {len(unfinished)} failed{left}.\n"
+    skipped = min(len(runs), sum(event in ("stored", "skip") for event in sweep.touched.values()))
+    ran = f"{len(runs) - skipped} finished" + f", {skipped} skipped (had before)" * bool(skipped)
+    head = f"{len(sweep.trials)} trials: {ran}, {len(unfinished)} failed{left}.\n"
     if not runs:
         return head + failures(folder, sweep, unfinished)
     by = parameters(runs)

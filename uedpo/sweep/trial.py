@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import time
@@ -67,7 +66,8 @@ def run_trial(cfg: DictConfig, body: Body) -> Path | None:
         if writes:
             write(sweep_folder, **about, **event)
     elif folder != Path(hydra.runtime.output_dir):
-        _remove_notes(Path(hydra.runtime.output_dir), hydra.output_subdir)
+        with contextlib.suppress(OSError):  # Hydra made it; another trial's own files stay
+            Path(hydra.runtime.output_dir).rmdir()
     if writes:
         progress.tell(sweep_folder, key)
     if not done and event["event"] == "fail":
@@ -81,27 +81,13 @@ def _begin(cfg: DictConfig, folder: Path, given: Path, again: bool) -> DictConfi
     """Settle where the trial writes; one that was begun before goes on from a checkpoint, if it has any."""
     folder.mkdir(parents=True, exist_ok=True)
     hydra: Any = HydraConfig.get()
-    if folder != given:  # another trial's; Hydra has just put the notes of this one there
-        if hydra.output_subdir and (given / hydra.output_subdir).is_dir():
-            shutil.rmtree(folder / hydra.output_subdir, ignore_errors=True)
-            shutil.move(given / hydra.output_subdir, folder / hydra.output_subdir)
+    if folder != given:
         with read_write(hydra.runtime), open_dict(hydra.runtime):
             hydra.runtime.output_dir = str(folder)
     if again and cfg.get("resume") is None:
         cfg = cfg.copy()
         OmegaConf.update(cfg, "resume", "auto", force_add=True)
     return cfg
-
-
-def _remove_notes(given: Path, notes: str | None) -> None:
-    """Take away what Hydra wrote for a trial that needs no directory; another trial's own files stay."""
-    if notes:
-        shutil.rmtree(given / notes, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        for log in given.glob("*.log"):
-            if not log.stat().st_size:
-                log.unlink()
-        given.rmdir()
 
 
 def _here(cfg: DictConfig, body: Body) -> dict[str, Any]:

@@ -19,7 +19,7 @@ READ = (
 
 def to_pair(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row under the names of `uedpo.data.fields`."""
-    refuse(row, ("videos", "audios", "tools"))
+    refuse(row, READ)
     prompt = [*system_turn(row), *turns_of("conversations", row.get("conversations"))]
     answers = {name: answer(name, turn(name, row.get(name))) for name in ("chosen", "rejected")}
     kept = {name: row[name] for name in ("id", "weight", "chosen_weights", "rejected_weights") if name in row}

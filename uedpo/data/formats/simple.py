@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from uedpo.data.fields import COLUMNS
-from uedpo.data.formats.turns import conversation, one_of, tagged
+from uedpo.data.formats.turns import conversation, one_of, refuse, tagged
 
 READ = (*COLUMNS, "images", "rejected_images")
 
 
 def to_pair(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row under the names of `uedpo.data.fields`; `<image>` in the prompt says where an image stands."""
+    refuse(row, READ)
     pair = {name: value for name, value in row.items() if name not in ("history", "image_at")}
     pair["rejected_image"] = one_of(row, "rejected_image", "rejected_images")
     if "image" not in row and "images" not in row:

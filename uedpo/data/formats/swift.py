@@ -16,23 +16,11 @@ READ = (
     "messages", "rejected_response", "rejected_messages", "images", "image", "rejected_images", "system",
     "id", "weight", "chosen_weights", "rejected_weights",
 )  # fmt: skip
-REFUSED = (
-    "videos", "audios", "rejected_videos", "rejected_audios", "objects", "tools", "chat_template_kwargs",
-)  # fmt: skip
 
 
 def to_pair(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row under the names of `uedpo.data.fields`."""
-    names = (
-        "videos",
-        "audios",
-        "rejected_videos",
-        "rejected_audios",
-        "objects",
-        "tools",
-        "chat_template_kwargs",
-    )
-    refuse(row, names)
+    refuse(row, READ)
     *prompt, last = turns_of("messages", row.get("messages"))
     chosen = answer("messages", last)
     kept = {name: row[name] for name in ("id", "weight", "chosen_weights", "rejected_weights") if name in row}

@@ -21,7 +21,7 @@ READ = (
 
 def to_pair(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row under the names of `uedpo.data.fields`."""
-    refuse(row, ("tools", "chat_template_kwargs"))
+    refuse(row, READ)
     sides = {name: turns_of(name, row.get(name)) for name in ("chosen", "rejected")}
     prompt = turns_of("prompt", row["prompt"]) if row.get("prompt") is not None else _shared(sides)
     answers = {}

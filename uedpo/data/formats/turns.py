@@ -10,6 +10,14 @@ from uedpo.data.rejects import RowProblem
 
 TAG = "<image>"
 ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+FIELDS = ("role", "from", "content", "value")  # of a turn
+BLOCK = ("type", "index")  # of a block, beside its text
+# columns that other programs give to the chat template, to the processor or to the loss
+NOT_TAKEN = (
+    "system", "system_prompt", "history", "tools", "functions", "tool_calls", "function_call", "documents",
+    "chat_template_kwargs", "reasoning_content", "videos", "video", "audios", "audio", "objects",
+    "rejected_videos", "rejected_audios", "weight", "chosen_weights", "rejected_weights", "rejected_images",
+)  # fmt: skip
 # a turn: its role, and its texts with None where an image stands
 Turn = tuple[str, list[str | None]]
 
@@ -64,7 +72,14 @@ def turn(field: str, value: object) -> Turn:
     """
     if not isinstance(value, Mapping):
         raise RowProblem(field, "BAD_TYPE", f"must hold turns, as {{role, content}}; one is {kind(value)}")
-    said, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
+    for name in value:
+        if name not in FIELDS and not _empty(value[name]):
+            raise RowProblem(
+                field, "NOT_TAKEN",
+                f"has a turn with {str(name)[:40]!r}, which is not read here; remove it if the model is not "
+                "to see it, else leave the row out",
+            )  # fmt: skip
+    said, content = one_of(value, "role", "from"), one_of(value, "content", "value")
     role = ROLES.get(said) if isinstance(said, str) else None
     if role is None:
         raise RowProblem(field, "ROLE", f"has a turn of {str(said)[:40]!r}; taken are {', '.join(ROLES)}")
@@ -78,14 +93,26 @@ def turn(field: str, value: object) -> Turn:
 def _block(field: str, block: object) -> str | None:
     if not isinstance(block, Mapping):
         raise RowProblem(field, "BAD_TYPE", f"must hold blocks, as {{type, text}}; one is {kind(block)}")
-    inside = {name: value for name, value in block.items() if name != "type" and value is not None}
-    if block.get("type") == "text" and isinstance(inside.get("text"), str):
+    # the columns of a parquet file give every block the fields of all others, with null
+    inside = {name: value for name, value in block.items() if name not in BLOCK and value is not None}
+    what = block.get("type")
+    if what not in ("text", "image"):
+        raise RowProblem(
+            field,
+            "BAD_TYPE",
+            f"has a block of type {str(what)[:40]!r}, neither text nor image; leave the row out",
+        )
+    if what == "text" and set(inside) == {"text"} and isinstance(inside["text"], str):
         return str(inside["text"])
-    if block.get("type") != "image":
-        raise RowProblem(field, "BAD_TYPE", "has a block that is neither text nor image; leave the row out")
-    if inside:
-        raise RowProblem(field, "BAD_TYPE", "holds an image inside a turn; put it in images")
-    return None
+    if what == "image" and not inside:
+        return None
+    unread = sorted(str(name)[:40] for name in inside if name != "text" or what == "image")
+    if what == "image" and unread != ["text"]:
+        raise RowProblem(
+            field, "BAD_TYPE", f"holds an image inside a turn ({', '.join(unread)}); put it in images"
+        )
+    problem = f"with {', '.join(unread)}" if unread else "without a text"
+    raise RowProblem(field, "BAD_TYPE", f"has a block of {what} {problem}; a block holds type and text alone")
 
 
 def turns_of(field: str, value: object) -> list[Turn]:
@@ -96,7 +123,14 @@ def turns_of(field: str, value: object) -> list[Turn]:
     """
     if not isinstance(value, list) or not value:
         raise RowProblem(field, "BAD_TYPE", f"must be a list of turns; this is {kind(value)}, or empty")
-    return [turn(field, item) for item in value]
+    turns = [turn(field, item) for item in value]
+    blocks = [b for item in value if isinstance(item.get("content"), list) for b in item["content"]]
+    numbers = [b["index"] for b in blocks if b["type"] == "image" and b.get("index") is not None]
+    if numbers != list(range(len(numbers))):
+        raise RowProblem(
+            field, "IMAGE_COUNT", f"numbers its images {numbers[:8]}; put them in order, the first is 0"
+        )
+    return turns
 
 
 def answer(field: str, one: Turn) -> str:
@@ -138,23 +172,30 @@ def one_of(row: Mapping[str, Any], *names: str) -> Any:
     Raises:
         RowProblem: it has two.
     """
-    there = [name for name in names if row.get(name) not in (None, [])]
+    there = [name for name in names if row.get(name) is not None and row[name] != []]
     if len(there) > 1:
         raise RowProblem(there[1], "TWICE", f"and {there[0]} are both there; keep one")
     return row[there[0]] if there else None
 
 
-def refuse(row: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Reject a row with something in a column that changes what the model sees and is not taken here.
+def refuse(row: Mapping[str, Any], read: Sequence[str]) -> None:
+    """Reject a row with something in a column that changes what the model sees or what it learns from it.
+
+    Args:
+        read: columns that the row's format reads.
 
     Raises:
         RowProblem: naming the column.
     """
-    for name in names:
-        if row.get(name):
+    for name in NOT_TAKEN:
+        if name not in read and not _empty(row.get(name)):
             raise RowProblem(
-                name, "NOT_TAKEN", "is not taken here, only texts and images are; leave the row out"
+                name, "NOT_TAKEN", "is not read in this format; drop the column, or leave the row out"
             )
+
+
+def _empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | Mapping) and not value)
 
 
 def system_turn(row: Mapping[str, Any]) -> list[Turn]:

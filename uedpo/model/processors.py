@@ -1,0 +1,59 @@
+"""What is missing from the files of a processor, asked before its first row."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from PIL import Image
+
+from uedpo.model.chat import chat_prompt, no_second_start
+
+# settings without which a processor that takes them cannot count the tokens of an image
+COUNTING = ("patch_size", "vision_feature_select_strategy", "image_seq_length")
+SIDE = 64  # pixels of the picture that a processor is tried on
+
+
+def missing_settings(processor: Any) -> list[str]:
+    """A line for each setting that old or incomplete files leave out; names file and key."""
+    taken = inspect.signature(type(processor).__init__).parameters
+    lines = [
+        f"processor_config.json has no {name}"
+        for name in COUNTING
+        if name in taken and getattr(processor, name, None) is None
+    ]
+    images = getattr(processor, "image_processor", None)
+    for wanted, name in (("do_resize", "size"), ("do_center_crop", "crop_size")):
+        if getattr(images, wanted, None) and not getattr(images, name, None):
+            lines.append(f"preprocessor_config.json has no {name}, and {wanted} is true")
+    return lines
+
+
+def untried(processor: Any) -> str | None:
+    """Why the processor cannot make one turn with a picture, in one line; None where it can."""
+    try:
+        text = chat_prompt(processor, "What is it?")
+    except Exception as error:  # jinja's, or what a template raises itself
+        return f"chat_template.jinja (or chat_template of tokenizer_config.json) {_raises(error)}"
+    try:
+        picture = Image.new("RGB", (SIDE, SIDE))
+        start = no_second_start(processor, text)
+        processor(images=[picture], text=[text], return_tensors="pt", **start)
+    except Exception as error:  # of any library, for a property of a file
+        return (
+            f"its processor (processor_config.json, preprocessor_config.json) {_raises(error)} on a picture"
+        )
+    return None
+
+
+def _raises(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"raises {type(error).__name__} ({reason})"
+
+
+def time_in_template(processor: Any) -> bool:
+    """Whether the chat template writes the time, which makes two runs of one seed differ."""
+    templates = (getattr(part, "chat_template", None) for part in (processor, processor.tokenizer))
+    texts = [t for found in templates for t in (found.values() if isinstance(found, dict) else [found]) if t]
+    return any(re.search(r"\bstrftime_now\b", text) for text in texts)
