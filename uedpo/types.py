@@ -99,6 +99,8 @@ class PairBatch:
             tuple for each of the 2B rows. Left out, pair i shows entry i where it has an image.
         token_weights: [2B, T], 1 where the data set says nothing, or None where no row has any.
         sample_weights: [B], or None where all are 1.
+        prefix_lengths, response_lengths: tokens before each of the 2B responses and in it; left out, read from
+            `positions` and `mask`. Numbers of the host: reading a device would wait for it.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
@@ -117,8 +119,13 @@ class PairBatch:
     images: list[tuple[int, ...]] = field(default_factory=list)
     token_weights: Tensor | None = None
     sample_weights: Tensor | None = None
+    prefix_lengths: list[int] = field(default_factory=list)
+    response_lengths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if not self.prefix_lengths:
+            self.prefix_lengths = (self.positions[:, 0] + 1).tolist()
+            self.response_lengths = self.mask.sum(1).tolist()
         if not self.images:
             for i, seen in enumerate(self.has_image.tolist() * self.num_responses):
                 self.images.append((i % len(self.ids),) if seen else ())
@@ -160,6 +167,8 @@ class PairBatch:
             self.images,
             None if self.token_weights is None else self.token_weights.to(device),
             None if self.sample_weights is None else self.sample_weights.to(device),
+            self.prefix_lengths,
+            self.response_lengths,
         )
 
 

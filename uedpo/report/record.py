@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from uedpo.data.prompts import pair_turns
 from uedpo.evaluation.generate import generate, weights_digest
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.microworld.truth import judge, read
+from uedpo.model.chat import AnswerFrame
 from uedpo.report.classes import class_table
 from uedpo.report.trace import Truth, trace_pairs
 from uedpo.results.keys import key_of, trial_config
@@ -62,7 +64,8 @@ def truth_of(pairs: Any, processor: Any) -> Truth | None:
     """The exact truth of each token, which only the micro-world has."""
     if not isinstance(pairs, MicroWorldPairs):
         return None
-    return lambda pair, text: token_truth(text, scene_of(pair), processor.tokenizer)
+    frame = AnswerFrame(processor)
+    return lambda pair, text: token_truth(text, scene_of(pair), frame.spans(pair_turns(pair), text))
 
 
 def environment(cfg: DictConfig, module: Any, data: Any, seconds: float) -> dict[str, Any]:
