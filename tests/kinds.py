@@ -25,10 +25,9 @@ from tokenizers import (
 
 PIECES = Path(__file__).parent / "pieces.json"
 SPECIAL = ["<unk>", "<s>", "</s>", "<image>", "<|start|>", "<|end|>"]
-WORDS = (
-    "yes no Yes No the The a A is there dog cat red cup table on under small two 2 17 It I in In of what What "
-    "user assistant USER ASSISTANT Answer image"
-).split()
+ANSWERS = ["yes", "no", "Yes", "No", "the", "The", "a", "A", "It", "I", "in", "In"]
+NOUNS = ["dog", "cat", "red", "cup", "table", "on", "under", "small", "two", "2", "17", "is", "there", "of"]
+WORDS = [*ANSWERS, *NOUNS, "what", "What", "user", "assistant", "USER", "ASSISTANT", "Answer", "image"]
 MARKS = [".", ",", "?", "!", ":", ";", "(", ")", '"', "-", "'", "*", "</", "=>", "é", "ü", "狗", "猫", "🐕"]
 
 
@@ -58,7 +57,9 @@ def prepend():
     _train(inner, trainers.BpeTrainer, vocab_size=500, initial_alphabet=sorted(letters))
     inner.pre_tokenizer = None
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     _post(inner, "<s> $A")
     return inner
 
@@ -161,7 +162,9 @@ FRAMES = {
     "two newlines": _template("Answer\n\n", after="\n</s>"),
     "special token": _template("<|start|>", **_MARKED),
     "start written": _template("ASSISTANT:", "ASSISTANT: ", start="<s>"),
-    "thinking": _template("<|start|>assistant\n<think>\n", "<|start|>assistant\n<think>\n\n</think>\n\n", **_MARKED),
+    "thinking": _template(
+        "<|start|>assistant\n<think>\n", "<|start|>assistant\n<think>\n\n</think>\n\n", **_MARKED
+    ),
 }
 ENDS = {"colon": False}  # whether the template writes an end of turn
 
@@ -197,8 +200,9 @@ def turns(question, answer=None, history=(), image=False):
 
 def whole(kind, frame, conversation):
     """(ids, offsets of each) of a finished conversation as the template writes it, encoded whole."""
-    tokens, text = tokenizer(kind), tokenizer(kind).apply_chat_template(
-        conversation, chat_template=FRAMES[frame], tokenize=False
+    tokens, text = (
+        tokenizer(kind),
+        tokenizer(kind).apply_chat_template(conversation, chat_template=FRAMES[frame], tokenize=False),
     )
     ends = ENDS.get(frame, True)
     if not ends:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.config.validate import validate
+from uedpo.data.boundary import boundary_lines, check_rows
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.data.rows import CheckedPairs
 from uedpo.data.spans import check_weights_are_read
@@ -29,6 +30,7 @@ from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 
 SHOWN = 6  # rows on the page
+BOUNDARIES = 2  # rows whose tokens are printed where the response begins
 NAMED = 10  # problems that are printed
 
 
@@ -65,10 +67,14 @@ def check(cfg: DictConfig, folder: Path) -> int:
         print(problem, file=sys.stderr)
     if problems:
         print(f"{len(problems)} rows would stop a run; leave them out", file=sys.stderr)
+    pairs = [data.train[i] for i in range(len(data.train)) if i < SHOWN]
+    fine = [pair for pair in pairs if not any(problem.startswith(f"row {pair.id}:") for problem in problems)]
+    for pair in fine[:BOUNDARIES]:
+        print("\n".join(boundary_lines(data.collate, pair)))
+    check_rows(data.collate, fine[:BOUNDARIES])
     from uedpo.report.check_page import write_check_page
 
     ledgers = [part.ledger for part in (data.train, data.val) if isinstance(part, CheckedPairs)]
-    pairs = [data.train[i] for i in range(len(data.train)) if i < SHOWN]
     page = write_check_page(folder, cfg, processor, pairs, data.collate, tables, ledgers, problems)
     print(f"open {page}")
     return 2 if problems else 0

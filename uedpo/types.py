@@ -99,8 +99,8 @@ class PairBatch:
             tuple for each of the 2B rows. Left out, pair i shows entry i where it has an image.
         token_weights: [2B, T], 1 where the data set says nothing, or None where no row has any.
         sample_weights: [B], or None where all are 1.
-        prefix_lengths, response_lengths: tokens before each of the 2B responses and in it; left out, read from
-            `positions` and `mask`. Numbers of the host: reading a device would wait for it.
+        prefix_lengths, response_lengths: tokens before each of the 2B responses, and in it; left out, read
+            from `positions` and `mask`. Numbers of the host: reading a device would wait for it.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """

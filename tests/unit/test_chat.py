@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from tests import kinds
+from uedpo.data.boundary import boundary_lines, check_rows
 from uedpo.data.collate import PairCollator
-from uedpo.data.prompts import pair_turns
 from uedpo.errors import InputError
 from uedpo.model.ask import ask
 from uedpo.model.chat import AnswerFrame
@@ -27,15 +27,19 @@ def _text(draw, most):
 
 def _pair(seed):
     draw = random.Random(seed)
-    history = [(role, _text(draw, 5)) for _ in range(draw.choice((0, 0, 1))) for role in ("user", "assistant")]
-    chosen, rejected = (draw.choice(["", "", " ", "\n"]) + _text(draw, 8) + draw.choice(["", " "]) for _ in "ab")
+    history = [
+        (role, _text(draw, 5)) for _ in range(draw.choice((0, 0, 1))) for role in ("user", "assistant")
+    ]
+    chosen, rejected = (
+        draw.choice(["", "", " ", "\n"]) + _text(draw, 8) + draw.choice(["", " "]) for _ in "ab"
+    )
     image = IMAGE if seed % 10 == 0 else None
     return PreferencePair(str(seed), image, _text(draw, 8), chosen, rejected, history=tuple(history))
 
 
 @every_kind
 def test_ids_are_those_of_the_whole_conversation(kind):
-    """200 random conversations for each frame, through the collator; the mask holds the answer and its end."""
+    """200 random conversations for each frame; the mask holds the answer and its end."""
     for frame in kinds.FRAMES:
         collate = PairCollator(kinds.processor(kind, frame), 10_000)
         for start in range(0, PAIRS, 20):
@@ -140,8 +144,12 @@ def test_thoughts():
     frame = AnswerFrame(processor)
     turns = kinds.turns("What?")
     text, start = frame.conversation(turns, "A cup.")
-    assert text[:start].endswith("<|start|>assistant\n<think>\n\n</think>\n\n")  # closed, as the template has it
-    with pytest.raises(InputError, match="brings a block that ends in </think>, and the chat template writes one"):
+    assert text[:start].endswith(
+        "<|start|>assistant\n<think>\n\n</think>\n\n"
+    )  # closed, as the template has it
+    with pytest.raises(
+        InputError, match="brings a block that ends in </think>, and the chat template writes one"
+    ):
         frame.conversation(turns, "<think>\nhm\n</think>\n\nA cup.")
     own = kinds.processor("byte_level", "thinking")
     own.chat_template = own.chat_template.replace(  # as templates have it that read an answer's own thoughts
@@ -154,7 +162,9 @@ def test_thoughts():
     assert frame.tokenizer.decode(ids).endswith("hm\n</think>\n\nA cup.<|end|>")
     never = kinds.processor("byte_level", "thinking")
     never.chat_template = never.chat_template.replace("<think>\n\n</think>\n\n", "")
-    with pytest.raises(InputError, match=r"asks for an answer with '.*<think>\\n' and writes one as '.*zebra") as e:
+    with pytest.raises(
+        InputError, match=r"asks for an answer with '.*<think>\\n' and writes one as '.*zebra"
+    ) as e:
         AnswerFrame(never)
     assert len(str(e.value).splitlines()) == 1
 
@@ -162,7 +172,9 @@ def test_thoughts():
 def test_answers_that_the_template_rewrites_are_refused():
     processor = kinds.processor("byte_level", "newline")
     processor.chat_template = processor.chat_template.replace("c.text", "c.text | replace('dog', 'cat')")
-    with pytest.raises(InputError, match=r"writes this answer otherwise: it ends in '.*a cat.*', the answer in 'a dog"):
+    with pytest.raises(
+        InputError, match=r"writes this answer otherwise: it ends in '.*a cat.*', the answer in 'a dog"
+    ):
         AnswerFrame(processor).conversation(kinds.turns("What?"), "a dog")
 
 
@@ -178,4 +190,34 @@ def test_padding_is_no_part_of_the_mask_where_pad_is_the_end_token():
     batch = PairCollator(processor, 50)([PreferencePair("a", None, "What?", "Yes, two dogs there", "No")])
     ends = (batch.tokens == 2) & batch.mask
     assert ends.sum(1).tolist() == [1, 1]
-    assert torch.equal(batch.inputs["attention_mask"].sum(1), torch.tensor(batch.prefix_lengths) + batch.mask.sum(1))
+    assert torch.equal(
+        batch.inputs["attention_mask"].sum(1), torch.tensor(batch.prefix_lengths) + batch.mask.sum(1)
+    )
+
+
+@every_kind
+def test_rows_are_compared_with_the_text_of_the_template_at_the_start(kind):
+    pairs = [PreferencePair("a", IMAGE, "Is there a dog?", "Yes, two", "No"), _pair(11)]
+    for frame in kinds.FRAMES:
+        check_rows(PairCollator(kinds.processor(kind, frame), 50), pairs)
+        check_rows(PairCollator(kinds.processor(kind, frame), 2), pairs)  # cut
+
+
+def test_rows_of_another_text_are_refused_with_both(monkeypatch):
+    collate = PairCollator(kinds.processor("prepend", "colon"), 50)
+    pair = PreferencePair("a", IMAGE, "Is there a dog?", "Yes two", "No")
+    lines = boundary_lines(collate, pair)
+    assert lines[1].endswith("... s ▁there ▁a ▁dog? ▁ASSISTANT: || ▁Yes ▁two </s>")
+    tell = AnswerFrame.tell
+
+    def alone(self, turns, answers):  # the answer encoded by itself behind the space
+        told = tell(self, turns, answers)
+        stray = self.tokenizer.convert_tokens_to_ids("▁")
+        return told._replace(responses=[r._replace(ids=[stray, *r.ids]) for r in told.responses])
+
+    monkeypatch.setattr(AnswerFrame, "tell", alone)
+    with pytest.raises(
+        InputError, match=r"^row a: is trained as .* where the chat template writes .*Yes two"
+    ) as e:
+        check_rows(collate, [pair])
+    assert len(str(e.value).splitlines()) == 1

@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 
 from uedpo.runtime.ranks import rank
 
+CHECKED_ROWS = 2  # against the template's own text, at the start of a run
+
 
 def build_module(cfg: DictConfig, source: Any, corruption: Any, stored: Any = None) -> Any:
     """The Lightning module of a config."""
@@ -72,14 +74,16 @@ def build_reference_cache(cfg: DictConfig, source: Any, processor: Any, data: An
 
 
 def check_layout(config: Any, data: Any, corruption: Any) -> None:
-    """Whether model, processor and corruption agree on how images lie, before weights load.
+    """Whether model, processor, template and corruption agree on images and texts, before weights load.
 
     Raises:
-        InputError: see `PairCollator`, `check_placeholders` and `check_corruption`.
+        InputError: see `PairCollator`, `check_rows`, `check_placeholders` and `check_corruption`.
     """
     from uedpo.corruption.base import check_corruption
+    from uedpo.data.boundary import check_rows
     from uedpo.model.families import family_of
     from uedpo.scoring.placeholders import check_placeholders
 
     check_corruption(corruption, config.model_type, family_of(config))
     check_placeholders(data.collate([data.train[0]]), config)
+    check_rows(data.collate, [data.train[i] for i in range(min(CHECKED_ROWS, len(data.train)))])

@@ -81,7 +81,8 @@ class PairCollator:
         prompts = [*chosen, *rejected, *chosen * (len(answers) - 2)]
         responses = [response for side in answers for response in side]
         sequences = [
-            (p.ids[: len(p.ids) - r.swallowed], *self._cut(r)) for p, r in zip(prompts, responses, strict=True)
+            (p.ids[: len(p.ids) - r.swallowed], *self._cut(r))
+            for p, r in zip(prompts, responses, strict=True)
         ]
         longest = max(sum(map(len, sequence)) for sequence in sequences)
         if longest > self.max_length:

@@ -104,7 +104,10 @@ class TextRules:
             self._no_control("negatives", text)
 
     def _longer(self, text: str, limit: int) -> bool:
-        return len(text.encode()) > limit and len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) > limit
+        return (
+            len(text.encode()) > limit
+            and len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) > limit
+        )
 
 
 def control_tokens(processor: Any) -> list[str]:

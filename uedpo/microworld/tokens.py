@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 from uedpo.microworld.grammar import SIZE_WORDS
 from uedpo.microworld.scene import COLOURS, Scene, make_scene
 from uedpo.microworld.truth import NOUNS, judge, read, token_classes

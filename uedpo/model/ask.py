@@ -19,7 +19,9 @@ def ask(frame: AnswerFrame, images: Sequence[Any] | None, prompts: Sequence[str]
         InputError: the prompts cannot share a batch; see `AnswerFrame`.
     """
     told = [frame.tell(user_turn(prompt, with_image=images is not None), ()) for prompt in prompts]
-    given = {} if images is None else {"images": [[image] for image in images]}  # some take a flat list for one
+    given = (
+        {} if images is None else {"images": [[image] for image in images]}
+    )  # some take a flat list for one
     made = frame.processor(
         **given, text=[t.probe for t in told], return_tensors="pt", padding=True, padding_side="left",
         **frame.options(told[0].probe),

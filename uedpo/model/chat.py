@@ -58,6 +58,7 @@ class AnswerFrame:
         processor: of the model.
 
     Attributes:
+        ends: whether the template writes an end of turn.
         end: id of the token that ends a turn; the tokenizer's end token where the template writes none.
 
     Raises:
@@ -80,12 +81,15 @@ class AnswerFrame:
         opened = re.search(r"<(\w+)>\s*\Z", prompt) or re.search(r"</(\w+)>\s*\Z", before)
         self._block = f"</{opened[1]}>" if opened else ""
         kept, self.end = _end_of_turn(self.tokenizer, self._after)
-        self._ends = bool(kept)
-        first, *others = self._encode([self.conversation(turns, p)[0] for p in PROBES])
+        self.ends = bool(kept)
+        first, *others = told = self._encode([self.conversation(turns, p)[0] for p in PROBES])
         self._num_rest = len(first) - len(self._encode([before + probe + kept])[0])
         shared, self._second = min((_common(first, o), p) for o, p in zip(others, PROBES[1:], strict=True))
-        said = str(self.tokenizer.decode(first[shared:])).partition(probe)
-        self._swallowed = said[0].strip() if said[1] else ""
+        # a vocabulary may not know all of them
+        said = [
+            str(self.tokenizer.decode(ids[shared:])).partition(p) for p, ids in zip(PROBES, told, strict=True)
+        ]
+        self._swallowed = next((start.strip() for start, there, _ in said if there), "")
 
     def conversation(self, turns: Sequence[Turn], answer: str) -> tuple[str, int]:
         """(the conversation as the template writes it; characters before the answer).
@@ -109,7 +113,7 @@ class AnswerFrame:
                 f"the answer brings a block that ends in {self._block}, and the chat template writes one "
                 "before it; take the block out of the answer"
             )
-        return whole if self._ends else whole[: start + len(answer)], start
+        return whole if self.ends else whole[: start + len(answer)], start
 
     def tell(self, turns: Sequence[Turn], answers: Sequence[str]) -> Told:
         """The ids of a conversation with each of `answers`; raises as `conversation` does."""
@@ -119,7 +123,7 @@ class AnswerFrame:
         responses = []
         for own in ids[2:]:
             start, stop = _common(context, own), len(own) - self._num_rest
-            end = [] if self._ends else [self.end]
+            end = [] if self.ends else [self.end]
             responses.append(Response(len(context) - start, own[start:stop] + end, own[stop:]))
         return Told(texts[0], ids[0][len(context) :], context, responses)
 
