@@ -1,11 +1,13 @@
 """Tokenizers of every kind and chat templates that end in every way, trained and written here.
 
-`python -m tests.kinds` writes `tests/pieces.json` anew: how each kind cuts a few conversations.
+`python -m tests.kinds` writes `tests/pieces.json` anew: how each kind cuts a few conversations. It wants
+`pip install "mistral-common[sentencepiece]"`, and so does the kind "mistral" of the tests.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import random
 from pathlib import Path
@@ -130,12 +132,48 @@ def characters():
     return inner
 
 
+def mistral():
+    """Mistral's own SentencePiece model, which the package mistral-common carries; `prepend` in large."""
+    from mistral_common import __file__ as package
+    from sentencepiece import SentencePieceProcessor
+
+    model = SentencePieceProcessor(model_file=str(Path(package).parent / "data" / "tokenizer.model.v1"))
+    numbers = range(model.get_piece_size())
+    vocabulary = {model.id_to_piece(i): i for i in numbers}
+    taken = [i for i in numbers if not (model.is_control(i) or model.is_unknown(i) or model.is_byte(i))]
+    merges = []
+    for i in sorted(taken, key=model.get_score, reverse=True):
+        piece = model.id_to_piece(i)
+        halves = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
+        known = [half for half in halves if half[0] in vocabulary and half[1] in vocabulary]
+        merges += sorted(known, key=lambda half: (vocabulary[half[0]], vocabulary[half[1]]))
+    inner = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    inner.decoder = decoders.Sequence(parts)
+    _post(inner, "<s> $A")
+    text = "USER: Is there a dog? ASSISTANT: Yes, two.\nIt's (red) 狗."
+    assert inner.encode(text, add_special_tokens=False).ids == model.encode(text)
+    return inner
+
+
+HAVE_MISTRAL = all(importlib.util.find_spec(name) for name in ("mistral_common", "sentencepiece"))
+
 KINDS = {
     made.__name__: made
-    for made in (prepend, metaspace, byte_level, byte_level_unsplit, word_piece, appends, characters)
+    for made in (
+        prepend,
+        metaspace,
+        byte_level,
+        byte_level_unsplit,
+        word_piece,
+        appends,
+        characters,
+        *([mistral] if HAVE_MISTRAL else []),
+    )
 }
 
-STARTS = ("prepend", "appends", "word_piece")  # put <s> before a text
+STARTS = ("prepend", "appends", "word_piece", "mistral")  # put <s> before a text
 
 _TURNS = (
     "START{% for m in messages %}{% if m.role == 'assistant' %}BEFORE{% else %}ROLE{% endif %}"
@@ -228,4 +266,5 @@ def pieces():
 
 
 if __name__ == "__main__":
+    assert HAVE_MISTRAL, "pip install mistral-common[sentencepiece]"
     PIECES.write_text(json.dumps(pieces(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
