@@ -58,6 +58,7 @@ check: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --cache-dir build/imports
 
 format: setup  ## let ruff format and fix
 	$(BIN)/ruff check --fix .

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from uedpo.config.command_line import answer, one_configuration, split
+from uedpo.config.command_line import answer, compose, split
 from uedpo.errors import ConfigError, InputError, local_path, stop_on
 
 PAIR = ("image", "prompt", "chosen", "rejected")
@@ -47,7 +47,7 @@ def composed(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: naming all problems.
     """
-    cfg = one_configuration(overrides)
+    cfg = compose(overrides)
     if not str(cfg.weights.get("_target_")).endswith("UncertaintyProbe"):
         stop_on([f"weights={cfg.weights.get('_target_')}: makes no signals to show; use weights=uncertainty"])
     return cfg

@@ -38,7 +38,7 @@ class PreferenceModule(pl.LightningModule):
         val_beta: beta of the unweighted DPO loss on validation pairs, so that curves compare.
         corruption: makes the corrupted images of losses that ask for them.
         scorer: how responses are scored; prefix-shared by default.
-        stored: the reference's log-probabilities on disk, in the place of its pass in every step.
+        reference_cache: the reference's log-probabilities on disk, in the place of its pass in every step.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class PreferenceModule(pl.LightningModule):
         val_beta: float = 0.1,
         corruption: Corruption | None = None,
         scorer: Scorer | None = None,
-        stored: ReferenceCache | None = None,
+        reference_cache: ReferenceCache | None = None,
     ) -> None:
         super().__init__()
         self.source, self.loss, self.optim, self.val_beta = source, loss, optim, val_beta
         self.corruption = corruption
         self.scorer = Scorer() if scorer is None else scorer
-        self.asked = [name for name in inspect.signature(loss).parameters if name in ON_REQUEST]
-        if corruption is None and any(name not in FROM_ROWS for name in self.asked):
-            raise ValueError(f"the loss needs {', '.join(self.asked)}: give a corruption")
-        if stored is not None and set(self.asked) & set(LIVE_REFERENCE):
-            raise ValueError(f"the loss needs {', '.join(self.asked)}, which no cache holds")
-        self.stored = stored
+        self.requested_inputs = [name for name in inspect.signature(loss).parameters if name in ON_REQUEST]
+        if corruption is None and any(name not in FROM_ROWS for name in self.requested_inputs):
+            raise ValueError(f"the loss needs {', '.join(self.requested_inputs)}: give a corruption")
+        if reference_cache is not None and set(self.requested_inputs) & set(LIVE_REFERENCE):
+            raise ValueError(f"the loss needs {', '.join(self.requested_inputs)}, which no cache holds")
+        self.reference_cache = reference_cache
         self.policy: Any = None
         self.reference: Any = None
         self.weigher: Weigher | None = None
@@ -68,12 +68,12 @@ class PreferenceModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints hold what is trained, not the frozen base
 
     def setup(self, stage: str) -> None:
-        if self.stored is not None:
-            self.stored.fill(self.source, self.scorer, self.trainer)
+        if self.reference_cache is not None:
+            self.reference_cache.fill(self.source, self.scorer, self.trainer)
 
     def configure_model(self) -> None:
         if self.policy is None:
-            self.policy, self.reference = self.source.load(with_reference=self.stored is None)
+            self.policy, self.reference = self.source.load(with_reference=self.reference_cache is None)
             for model in (self.policy, self.reference):
                 if model is not None:
                     self.scorer.attach(model)
@@ -136,36 +136,36 @@ class PreferenceModule(pl.LightningModule):
         Args:
             part: of the data set: "train" or "val".
         """
-        if self.stored is not None:
-            return self.stored.logps(part, batch), None
+        if self.reference_cache is not None:
+            return self.reference_cache.logps(part, batch), None
         scores = self.score_reference(batch)
         return scores.logps, scores
 
-    def requested(
+    def loss_inputs(
         self, batch: PairBatch, policy: TokenScores, reference: TokenScores | None
     ) -> dict[str, Tensor]:
         """What the loss asks for beside log-probabilities, see `uedpo.loss`."""
-        found: dict[str, Tensor] = {}
-        if "similarity" in self.asked:
+        inputs: dict[str, Tensor] = {}
+        if "similarity" in self.requested_inputs:
             if batch.similarity is None:
                 raise InputError(f"rows {batch.ids[0]}, ...: have no similarity; this loss needs it")
-            found["similarity"] = batch.similarity
+            inputs["similarity"] = batch.similarity
         if batch.sample_weights is not None:
-            found["sample_weights"] = batch.sample_weights
+            inputs["sample_weights"] = batch.sample_weights
         pixels = None  # one tensor, so that policy and reference share its features
-        if batch.pixel_values is not None and set(self.asked) - set(FROM_ROWS):
+        if batch.pixel_values is not None and set(self.requested_inputs) - set(FROM_ROWS):
             assert self.corruption is not None
             pixels = corrupt_batch(self.corruption, batch, self.global_step)
         sides = {"policy": (self.score, policy), "reference": (self.score_reference, reference)}
         for side, (scorer, clear) in sides.items():
             logps, sensitivity = f"corrupted_{side}_logps", f"{side}_sensitivity"
-            if logps not in self.asked and sensitivity not in self.asked:
+            if logps not in self.requested_inputs and sensitivity not in self.requested_inputs:
                 continue
             assert clear is not None  # the constructor has seen to that
             corrupted = clear if pixels is None and not self.sharded else scorer(batch, pixels)
-            found[logps] = corrupted.logps
-            found[sensitivity] = clear.target_logits - corrupted.target_logits
-        return {name: found[name] for name in self.asked if name in found}
+            inputs[logps] = corrupted.logps
+            inputs[sensitivity] = clear.target_logits - corrupted.target_logits
+        return {name: inputs[name] for name in self.requested_inputs if name in inputs}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         policy = self.score(batch)
@@ -174,8 +174,8 @@ class PreferenceModule(pl.LightningModule):
         weights = self.weigher(batch, policy) if self.weigher is not None else None
         if weights is not None and batch.token_weights is not None:
             weights = weights * batch.token_weights.to(weights)
-        more = self.requested(batch, policy, reference)
-        out = self.loss(policy.logps, reference_logps, batch.mask, weights, **more)
+        extra = self.loss_inputs(batch, policy, reference)
+        out = self.loss(policy.logps, reference_logps, batch.mask, weights, **extra)
         logged = {f"train/{name}": value for name, value in out.metrics.items()}
         shown = {
             "train/loss": out.loss.detach(),
@@ -183,9 +183,9 @@ class PreferenceModule(pl.LightningModule):
         }
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
         self.log_dict(logged, batch_size=len(batch.ids))
-        return self._anchored(out.loss, batch)
+        return self._with_idle_projector(out.loss, batch)
 
-    def _anchored(self, loss: Tensor, batch: PairBatch) -> Tensor:
+    def _with_idle_projector(self, loss: Tensor, batch: PairBatch) -> Tensor:
         """`loss`, plus 0 times what only images train: a rank that has none in this step takes part in the
         exchange of those gradients, or the others would wait."""
         if not self.source.train_projector or any(batch.images):

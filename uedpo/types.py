@@ -127,8 +127,8 @@ class PairBatch:
             self.prefix_lengths = (self.positions[:, 0] + 1).tolist()
             self.response_lengths = self.mask.sum(1).tolist()
         if not self.images:
-            for i, seen in enumerate(self.has_image.tolist() * self.num_responses):
-                self.images.append((i % len(self.ids),) if seen else ())
+            for i, has_image in enumerate(self.has_image.tolist() * self.num_responses):
+                self.images.append((i % len(self.ids),) if has_image else ())
 
     @property
     def num_responses(self) -> int:
@@ -136,8 +136,8 @@ class PairBatch:
         return len(self.tokens) // len(self.ids)
 
     @property
-    def seeing(self) -> Tensor:
-        """bool [2B, T]: response tokens of pairs with an image, which is where corruption can matter."""
+    def visual_mask(self) -> Tensor:
+        """bool [2B, T]: response tokens of pairs with an image, the only ones that corruption can change."""
         return self.mask & self.has_image.repeat(self.num_responses)[:, None]
 
     @property

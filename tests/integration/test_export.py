@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import uedpo.run
 from tests.reliability.harness import tiny_model_folder
-from uedpo import export
+from uedpo import Experiment, export
 from uedpo.data.collate import PairCollator
 from uedpo.evaluation.options import command
 from uedpo.microworld.data import MicroWorldPairs
@@ -37,10 +37,9 @@ def trained(folder, model, *overrides):
         whole = compose("config", arguments, return_hydra_config=True)
         with open_dict(whole):
             whole.hydra.runtime.output_dir = str(folder)
-        folder.mkdir()
         HydraConfig.instance().set_config(whole)
         try:
-            uedpo.run.train(compose("config", arguments), folder)
+            Experiment.from_config(compose("config", arguments), folder).run()
         finally:
             HydraConfig.instance().cfg = None
             for number, handler in handlers.items():

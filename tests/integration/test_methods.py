@@ -79,9 +79,9 @@ def everything(
 
 def test_a_loss_gets_what_it_asks_for(source, batch):
     module = asking(everything, source, Diffusion(seed=1))
-    assert set(module.asked) == set(ON_REQUEST)
+    assert set(module.requested_inputs) == set(ON_REQUEST)
     policy, reference = module.score(batch), module.score_reference(batch)
-    got = module.requested(batch, policy, reference)
+    got = module.loss_inputs(batch, policy, reference)
     assert set(got) == set(ON_REQUEST) - {"sample_weights"}  # these rows have none
     pixels = Diffusion(seed=1)(batch.pixel_values, batch.ids, 0)
     noisy = module.scorer.score(module.policy, batch, pixels)
@@ -98,7 +98,7 @@ def test_a_loss_gets_what_it_asks_for(source, batch):
 
 def test_only_what_is_asked_is_computed(source, batch):
     module = asking(tpo_loss, source, Blank())
-    got = module.requested(batch, module.score(batch), module.score_reference(batch))
+    got = module.loss_inputs(batch, module.score(batch), module.score_reference(batch))
     assert set(got) == {"policy_sensitivity", "reference_sensitivity"}
     with pytest.raises(ValueError, match="give a corruption"):
         asking(tpo_loss, source, None)

@@ -93,7 +93,7 @@ def fit(
     scorer, recorder = CountingScorer(mode), Recorder()
     module = PreferenceModule(
         source, functools.partial(LOSSES[loss], beta=0.1), functools.partial(adamw_cosine, lr=1e-3),
-        scorer=scorer, stored=cache,
+        scorer=scorer, reference_cache=cache,
     )  # fmt: skip
     probe = [UncertaintyProbe(alpha=0.3)] if loss == "ue_dpo" else []
     trainer = pl.Trainer(
@@ -142,9 +142,9 @@ def test_full_fine_tuning_holds_no_copy_until_someone_asks(processor, tmp_path, 
     assert module.reference is None
     assert [model() for model in seen] == [None]
     np.testing.assert_allclose(built.losses, live.losses, rtol=0, atol=1e-6)
-    batch = module.stored.data.collate([some()[i] for i in range(2)])
+    batch = module.reference_cache.data.collate([some()[i] for i in range(2)])
     torch.testing.assert_close(
-        module.score_reference(batch).logps, module.stored.logps("train", batch), rtol=0, atol=1e-5
+        module.score_reference(batch).logps, module.reference_cache.logps("train", batch), rtol=0, atol=1e-5
     )
     # the adapter is no part of the reference
     _, _, counts = fit(
@@ -369,7 +369,7 @@ def test_losses_that_need_a_live_reference_are_refused(source, processor):
         assert "needs the reference's scores of corrupted images" in text
         assert "set reference_cache=null" in text
     with pytest.raises(ValueError, match="which no cache holds"):
-        PreferenceModule(source, tpo_loss, adamw_cosine, corruption=Blank(), stored=object())
+        PreferenceModule(source, tpo_loss, adamw_cosine, corruption=Blank(), reference_cache=object())
 
 
 def test_the_folder_is_no_part_of_a_trial():

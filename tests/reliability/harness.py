@@ -29,8 +29,7 @@ from safetensors.torch import load_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import uedpo.config.build
-import uedpo.report.page
-import uedpo.report.record
+import uedpo.experiment
 import uedpo.run
 from uedpo.callbacks.checkpoint_files import checkpoints
 from uedpo.config.overrides import conf_folder
@@ -159,8 +158,8 @@ def start(arguments, log, fault=None, env=None, report=False) -> Run:
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         os.environ.update(env or {})
         if not report:  # has no part in what is promised
-            uedpo.report.record.records = lambda *a: {}
-            uedpo.report.page.write_report = lambda folder: folder
+            uedpo.experiment.records = lambda *a, **k: {}
+            uedpo.experiment.write_report = lambda folder: folder
         if fault is not None:
             fault()
         preemption.install()

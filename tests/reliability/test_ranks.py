@@ -1,5 +1,6 @@
 """Numbers that are not finite, and ranks that fail: everyone leaves, the cause comes first."""
 
+import os
 import re
 import time
 
@@ -9,6 +10,7 @@ import torch
 from tests.reliability import faults
 from tests.reliability.harness import command, finish, start, start_ranks, tiny_model_folder
 from uedpo.callbacks.checkpoint_files import checkpoints
+from uedpo.microworld.evaluation import MicroWorldEvaluation
 
 STEPS = {"steps": 5, "every": 1, "val_every": 5, "accumulate": 2}
 TIMEOUT = 15  # seconds; a batch of the tiny model takes far less, also on a busy machine
@@ -30,6 +32,28 @@ def head(run):
 def only_finite(folder):
     found = checkpoints(folder / "run/checkpoints")
     return all(faults.finite(torch.load(path, weights_only=True)["state_dict"]) for path in found), len(found)
+
+
+def test_the_untrained_and_the_trained_model_are_evaluated_once(model, tmp_path):
+    measured = tmp_path / "measured"
+
+    def spy():
+        run = MicroWorldEvaluation.run
+
+        def counted(*args, **kwargs):
+            with measured.open("a") as file:
+                file.write(f"rank {os.environ['RANK']}\n")
+            time.sleep(1)  # the other rank is long at the place where it waits
+            return run(*args, **kwargs)
+
+        MicroWorldEvaluation.run = counted
+
+    arguments = [a for a in command(tmp_path / "run", model, **STEPS) if a != "evaluation=none"]
+    arguments += [*DDP, "evaluation.num_shift=2", "evaluation.num_train=0", "evaluation.max_new_tokens=8"]
+    runs = start_ranks([*arguments, f"results={tmp_path}/rows.jsonl"], tmp_path, {0: spy, 1: spy})
+    assert [run.wait(TIMEOUT + 60) for run in runs] == [0, 0], runs[0].text()[-2000:] + runs[1].text()[-2000:]
+    assert measured.read_text() == "rank 0\n" * 2
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

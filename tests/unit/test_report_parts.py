@@ -15,7 +15,7 @@ from uedpo.report.classes import class_table
 from uedpo.report.heatmap import Scale, heat, index, scales, strongest
 from uedpo.report.page import write_report
 from uedpo.report.pictures import Pictures, picture_url
-from uedpo.weights.probe import Seen, Signals
+from uedpo.weights.probe import Signals, WeighedBatch
 
 from .test_report import run_folder
 
@@ -122,12 +122,12 @@ def test_distribution_quantiles_by_hand():
     mask = torch.tensor([[True] * 5 + [False]] * 2)
     weights = torch.ones(2, 6)
     weights[0, 1:3] = torch.tensor([1.1, 1.3])
-    line = distribution(Seen(7, mask, Signals(u, -u, mask, weights), weights))
+    line = distribution(WeighedBatch(7, mask, Signals(u, -u, mask, weights), weights))
     assert line["step"] == 7
     assert line["uncertainty"] == {"chosen": [0.2, 1.0, 2.0, 3.0, 3.8], "rejected": [5.0] * 5}
     assert line["weight"] == {"chosen": [1.11, 1.15, 1.2, 1.25, 1.29], "rejected": None}
     assert line["reweighted"] == {"chosen": 0.4, "rejected": 0.0}
-    assert distribution(Seen(7, mask, None, weights))["uncertainty"] is None
+    assert distribution(WeighedBatch(7, mask, None, weights))["uncertainty"] is None
 
 
 def test_report_is_built_from_what_there_is(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import re
 import subprocess
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from uedpo.compare import compare
+from uedpo.config.overrides import conf_folder
 from uedpo.errors import InputError
+from uedpo.results import rekey
 from uedpo.results.keys import BASE, base_config, differing, key_of, method_name, trial_config, value_of
 from uedpo.results.statistics import ratio_metrics
 from uedpo.results.store import append_row, check_appendable, make_row, pack, read_rows, unpack
@@ -258,3 +261,53 @@ def test_a_results_file_that_cannot_be_written_is_named_before_training(tmp_path
     for path in (tmp_path, tmp_path / "file" / "x.jsonl"):
         with pytest.raises(InputError, match=rf"results={path}: cannot be written .*name another file"):
             check_appendable(path)
+
+
+def test_a_class_that_moves_keeps_its_rows():
+    def at(target):
+        return config(loss={"_target_": target, "beta": 0.1})
+
+    assert at("uedpo.loss.dpo.dpo_loss") == at("uedpo.elsewhere.dpo_loss")
+    assert key_of(at("uedpo.loss.dpo.dpo_loss")) != key_of(at("uedpo.loss.dpo.other_loss"))
+    assert key_of(at("mine.dpo_loss")) != key_of(
+        at("yours.dpo_loss")
+    )  # packages of others have no such promise
+
+
+def test_no_two_targets_share_a_name():
+    targets = set()
+    for file in conf_folder().rglob("*.yaml"):
+        targets |= set(re.findall(r"_target_: (uedpo\.\S+)", file.read_text()))
+    names = [target.rsplit(".", 1)[-1] for target in targets]
+    assert len(names) > 25
+    assert sorted(names) == sorted(set(names))
+
+
+def test_rekey_finds_rows_whose_classes_have_moved(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    now = row("DPO", 0, 0.5, loss={"_target_": "uedpo.dpo_loss"})
+    old_config = now["config"] | {"loss": {"_target_": "uedpo.old.dpo_loss"}}
+    for _ in range(2):  # two runs at once may both have stored a row
+        append_row(path, now | {"config": old_config, "key": key_of(old_config)})
+    append_row(path, row("DPO", 1, 0.5))
+    assert now["key"] not in read_rows(path)
+    monkeypatch.setattr("sys.argv", ["rekey", str(path)])
+    assert rekey.main() == 0
+    assert "2 rows rewritten" in capsys.readouterr().out
+    assert len(path.read_text().splitlines()) == 3
+    assert read_rows(path)[now["key"]] == now
+    before = path.stat().st_mtime_ns
+    assert rekey.main() == 0
+    assert path.stat().st_mtime_ns == before
+    monkeypatch.setattr("sys.argv", ["rekey", str(tmp_path / "none.jsonl")])
+    assert rekey.main() == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_the_stored_rows_of_the_experiments_are_up_to_date():
+    files = [
+        f for f in (conf_folder().parent / "experiments").rglob("*.jsonl") if '"key"' in f.read_text()[:9]
+    ]
+    rows = [r for file in files for r in read_rows(file).values()]
+    assert len(rows) >= 300
+    assert all(rekey.rekeyed(r) == r for r in rows)

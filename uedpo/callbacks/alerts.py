@@ -58,8 +58,8 @@ class Alerts(pl.Callback):
             return
         self.steps.append(measure(batch, *pl_module.last_logps))
         probe = probe_of(trainer)
-        if probe is not None and probe.alpha > 0 and probe.control != "constant" and probe.seen is not None:
-            moved = probe.seen.weights[probe.seen.mask & (probe.seen.weights != 1)]
+        if probe is not None and probe.alpha > 0 and probe.control != "constant" and probe.last is not None:
+            moved = probe.last.weights[probe.last.mask & (probe.last.weights != 1)]
             self.spreads.append(float(moved.max() - moved.min()) if len(moved) else 0.0)
         for title, text in self.found().items():
             self._say(trainer, title, text)

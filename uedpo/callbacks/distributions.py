@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uedpo.runtime.atomic import replace
 from uedpo.types import PositiveInt
-from uedpo.weights.probe import Seen, seen_by_probe
+from uedpo.weights.probe import WeighedBatch, last_weighed
 
 FILE = "distributions.jsonl"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -44,23 +44,23 @@ class Distributions(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        seen = seen_by_probe(trainer)
-        if seen is None or seen.step == self.last or seen.step % self.every:
+        weighed = last_weighed(trainer)
+        if weighed is None or weighed.step == self.last or weighed.step % self.every:
             return
-        self.last = seen.step
+        self.last = weighed.step
         with _path(trainer).open("a") as file:
-            file.write(json.dumps(distribution(seen)) + "\n")
+            file.write(json.dumps(distribution(weighed)) + "\n")
 
 
-def distribution(seen: Seen) -> dict[str, Any]:
+def distribution(weighed: WeighedBatch) -> dict[str, Any]:
     """The line of `Distributions` for one micro-batch."""
-    masks = dict(zip(SIDES, seen.mask.chunk(2), strict=True))
-    weights = dict(zip(SIDES, seen.weights.chunk(2), strict=True))
+    masks = dict(zip(SIDES, weighed.mask.chunk(2), strict=True))
+    weights = dict(zip(SIDES, weighed.weights.chunk(2), strict=True))
     moved = {side: masks[side] & (weights[side] != 1) for side in SIDES}
-    line: dict[str, Any] = {"step": seen.step, "uncertainty": None, "sensitivity": None}
-    if seen.signals is not None:
+    line: dict[str, Any] = {"step": weighed.step, "uncertainty": None, "sensitivity": None}
+    if weighed.signals is not None:
         for name in ("uncertainty", "sensitivity"):
-            halves = zip(SIDES, getattr(seen.signals, name).chunk(2), strict=True)
+            halves = zip(SIDES, getattr(weighed.signals, name).chunk(2), strict=True)
             line[name] = {side: _quantiles(half[masks[side]]) for side, half in halves}
     line["weight"] = {side: _quantiles(weights[side][moved[side]]) for side in SIDES}
     line["reweighted"] = {

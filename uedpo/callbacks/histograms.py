@@ -11,7 +11,7 @@ from torch import Tensor
 from uedpo.callbacks.distributions import SIDES
 from uedpo.logger.wandb import STEP, WandbRun
 from uedpo.types import PositiveInt
-from uedpo.weights.probe import Seen, seen_by_probe
+from uedpo.weights.probe import WeighedBatch, last_weighed
 
 
 class Histograms(pl.Callback):
@@ -31,32 +31,32 @@ class Histograms(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loggers = [x for x in trainer.loggers if isinstance(x, WandbRun | TensorBoardLogger)]
-        seen = seen_by_probe(trainer) if loggers else None
-        if seen is None or seen.step == self.last or seen.step % self.every:
+        weighed = last_weighed(trainer) if loggers else None
+        if weighed is None or weighed.step == self.last or weighed.step % self.every:
             return
-        self.last = seen.step
-        values = histogram_values(seen)
+        self.last = weighed.step
+        values = histogram_values(weighed)
         for logger in loggers:
             if isinstance(logger, WandbRun):
                 import wandb
 
                 arrays: dict[str, Any] = {name: v.cpu().numpy() for name, v in values.items()}
-                made = {name: wandb.Histogram(v) for name, v in arrays.items()}
-                logger.experiment.log({**made, STEP: seen.step})
+                histograms = {name: wandb.Histogram(v) for name, v in arrays.items()}
+                logger.experiment.log({**histograms, STEP: weighed.step})
             else:
                 for name, v in values.items():
-                    logger.experiment.add_histogram(name, v, seen.step)
+                    logger.experiment.add_histogram(name, v, weighed.step)
 
 
-def histogram_values(seen: Seen) -> dict[str, Tensor]:
+def histogram_values(weighed: WeighedBatch) -> dict[str, Tensor]:
     """Name -> values of the response tokens of one side."""
-    found = {"weights/lambda": seen.weights}
-    if seen.signals is not None:
-        found |= {"signals/u": seen.signals.uncertainty, "signals/delta": seen.signals.sensitivity}
-    masks = seen.mask.chunk(2)
+    values = {"weights/lambda": weighed.weights}
+    if weighed.signals is not None:
+        values |= {"signals/u": weighed.signals.uncertainty, "signals/delta": weighed.signals.sensitivity}
+    masks = weighed.mask.chunk(2)
     return {
         f"{name}_{side}": half[mask].float()
-        for name, value in found.items()
+        for name, value in values.items()
         for side, half, mask in zip(SIDES, value.chunk(2), masks, strict=True)
         if mask.any()
     }

@@ -13,7 +13,7 @@ from uedpo.runtime.ranks import rank
 CHECKED_ROWS = 2  # against the template's own text, at the start of a run
 
 
-def build_module(cfg: DictConfig, source: Any, corruption: Any, stored: Any = None) -> Any:
+def build_module(cfg: DictConfig, source: Any, corruption: Any, reference_cache: Any = None) -> Any:
     """The Lightning module of a config."""
     from uedpo.module import PreferenceModule
     from uedpo.scoring import Scorer
@@ -25,7 +25,7 @@ def build_module(cfg: DictConfig, source: Any, corruption: Any, stored: Any = No
         val_beta=cfg.loss.beta,
         corruption=corruption,
         scorer=Scorer(cfg.scoring, cfg.feature_cache),
-        stored=stored,
+        reference_cache=reference_cache,
     )
 
 
@@ -67,9 +67,9 @@ def build_reference_cache(cfg: DictConfig, source: Any, processor: Any, data: An
     )
     validates, bars = cfg.trainer.val_every_n_batches > 0, bool(cfg.callbacks.get("progress"))
     cache = ReferenceCache(cfg.reference_cache, setting, data, validates=validates, bars=bars)
-    said = cache.check()
+    message = cache.check()
     if rank() == 0:
-        print(said)
+        print(message)
     return cache
 
 

@@ -57,12 +57,16 @@ def split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, str]
     return own, overrides
 
 
-def one_configuration(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that `overrides` ask for, checked as that of a run.
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that `overrides` ask for, checked as `python -m uedpo.run` checks its command line.
+
+    Args:
+        overrides: as on the command line: "model=llava15_7b", "optim.lr=0.00001", "+method=dpo".
 
     Raises:
-        ConfigError: naming all problems; a sweep is one.
+        ConfigError: naming all problems; several values for a key are one.
     """
+    check_arguments(overrides)
     check_trusted_start(None)
     swept = [o for o in parse(overrides) if o.is_sweep_override()]
     stop_on([f"{o.get_key_element()}: one value, no sweep" for o in swept])

@@ -97,15 +97,11 @@ def answer_benchmark(
     """
     index, of = _shard(shard)
     decode = decoding(protocol, benchmark)
-    decode = decode._replace(
-        suffix=decode.suffix if suffix is None else suffix,
-        max_new_tokens=max_new_tokens or decode.max_new_tokens,
-    )
+    given: dict[str, Any] = {"suffix": suffix, "max_new_tokens": max_new_tokens}
+    decode = decode._replace(**{k: v for k, v in given.items() if v is not None})
     folder = None if images is None else local_path(images)
-    questions = load(benchmark, local_path(assets), folder, prompt, limit)
-    questions = with_suffix(questions, decode.suffix)
-    source = HFModel(model, revision, dtype)
-    lora = None if adapter is None else local_path(adapter)
+    questions = with_suffix(load(benchmark, local_path(assets), folder, prompt, limit), decode.suffix)
+    source, lora = HFModel(model, revision, dtype), None if adapter is None else local_path(adapter)
     header = {
         ANSWERS: 1,
         "benchmark": benchmark,
@@ -122,8 +118,7 @@ def answer_benchmark(
         "versions": versions("uedpo", "torch", "transformers", "peft"),
         "shard": f"{index}/{of}",
     }
-    path = shard_path(local_path(output), index, of)
-    mine = questions[index::of]
+    path, mine = shard_path(local_path(output), index, of), questions[index::of]
     with AppendFile(path, header) as file:
         done = answered(file.path, file.rows, mine)
         if len(done) < len(mine):

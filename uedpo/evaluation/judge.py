@@ -13,6 +13,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 from uedpo.errors import InputError, local_path
 from uedpo.evaluation.append_file import REPLIES, AppendFile, digest
@@ -64,24 +66,11 @@ def judge_answers(
     Raises:
         InputError: before the first call.
     """
-    if (base_url is None) == (replay is None):
-        raise InputError("base_url, replay: set one, an endpoint or a file of recorded replies")
-    if base_url is not None and template is None:
-        raise InputError("template: missing; set the file with the benchmark's judge prompt")
+    _check_places(base_url, replay, template)
     path, source = local_path(output), local_path(answers)
     folder, form = (None if name is None else local_path(name) for name in (assets, template))
     asked, template_sha256 = tasks(benchmark, source, folder, form)
-    header = {
-        REPLIES: 1,
-        "benchmark": benchmark,
-        "judge": judge,
-        "settings": SETTINGS[benchmark],
-        "template_sha256": template_sha256,
-        "answers_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-        "prompts_sha256": digest(asked),
-        "num": len(asked),
-        "replayed": replay is not None,
-    }
+    header = _header(benchmark, judge, template_sha256, source, asked) | {"replayed": replay is not None}
     endpoint = None if base_url is None else Endpoint(base_url, judge, timeout)
     known = {} if replay is None else recorded(local_path(replay), judge)
     stop = threading.Event()
@@ -100,12 +89,30 @@ def judge_answers(
         run.all(rest, concurrency)
     covered = len(done) + run.statuses[OK]
     print(f"{covered}/{len(asked)} answers judged by {judge} in {path}")
-    failures = {k: v for k, v in sorted(run.statuses.items()) if k != OK}
-    if failures:
-        print("failed attempts: " + ", ".join(f"{v} {k}" for k, v in failures.items()))
-    if run.fatal:
-        print(run.fatal, file=sys.stderr)
+    run.tell_failures()
     return 0 if covered == len(asked) else 1
+
+
+def _check_places(base_url: str | None, replay: str | None, template: str | None) -> None:
+    if (base_url is None) == (replay is None):
+        raise InputError("base_url, replay: set one, an endpoint or a file of recorded replies")
+    if base_url is not None and template is None:
+        raise InputError("template: missing; set the file with the benchmark's judge prompt")
+
+
+def _header(
+    benchmark: Judged, judge: str, template_sha256: str | None, answers: Path, asked: Sequence[Task]
+) -> dict[str, Any]:
+    return {
+        REPLIES: 1,
+        "benchmark": benchmark,
+        "judge": judge,
+        "settings": SETTINGS[benchmark],
+        "template_sha256": template_sha256,
+        "answers_sha256": hashlib.sha256(answers.read_bytes()).hexdigest(),
+        "prompts_sha256": digest(asked),
+        "num": len(asked),
+    }
 
 
 class _Run:
@@ -126,6 +133,13 @@ class _Run:
         self.statuses: Counter[str] = Counter()
         self.fatal = ""
         self._guard = threading.Lock()
+
+    def tell_failures(self) -> None:
+        failures = {k: v for k, v in sorted(self.statuses.items()) if k != OK}
+        if failures:
+            print("failed attempts: " + ", ".join(f"{v} {k}" for k, v in failures.items()))
+        if self.fatal:
+            print(self.fatal, file=sys.stderr)
 
     def all(self, rest: Sequence[Task], concurrency: int) -> None:
         with ThreadPoolExecutor(concurrency) as pool, late_bar("answers judged", len(rest)) as advance:

@@ -66,24 +66,25 @@ def dpo_loss(
     if length_normalised:
         scores = scores / mask.sum(-1).clamp(min=1)
     chosen, rejected = scores.chunk(2)
-    difference = chosen - rejected
-    if form == "ipo":
-        losses = (difference - 1 / (2 * beta)) ** 2
-    elif form == "hinge":
-        losses = torch.relu(1 - beta * difference)
-    else:
-        kept, flipped = logsigmoid(beta * difference), logsigmoid(-beta * difference)
-        e = label_smoothing
-        if form == "sigmoid":
-            losses = -(1 - e) * kept - e * flipped
-        else:
-            losses = (-(1 - e) * kept + e * flipped) / (1 - 2 * e)
+    losses = _losses(chosen - rejected, beta, form, label_smoothing)
     loss, metrics = weighted_mean(losses, sample_weights), preference_metrics(policy, reference, beta)
     if sft:
         num_tokens = mask.chunk(2)[0].sum().clamp(min=1)
         nll = -policy.chunk(2)[0].sum() / num_tokens
         loss, metrics = loss + sft * nll, {**metrics, "nll_chosen": nll.detach()}
     return LossOutput(loss, metrics)
+
+
+def _losses(difference: Tensor, beta: float, form: Form, e: float) -> Tensor:
+    """The loss of each pair [B] from its D; e is the label smoothing."""
+    if form == "ipo":
+        return (difference - 1 / (2 * beta)) ** 2
+    if form == "hinge":
+        return torch.relu(1 - beta * difference)
+    kept, flipped = logsigmoid(beta * difference), logsigmoid(-beta * difference)
+    if form == "sigmoid":
+        return -(1 - e) * kept - e * flipped
+    return (-(1 - e) * kept + e * flipped) / (1 - 2 * e)
 
 
 def preference_loss(

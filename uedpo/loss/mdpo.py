@@ -54,11 +54,11 @@ def mdpo_loss(
         mask, policy_logps, reference_logps, corrupted_policy_logps, corrupted_reference_logps
     )
     out = preference_loss(policy, reference, beta)
-    seen = (policy - reference).sum(-1).chunk(2)[0]
+    clear = (policy - reference).sum(-1).chunk(2)[0]
     blind = (policy_blind - reference_blind).sum(-1).chunk(2)[0]
-    image_margin = beta * (seen - blind)
+    image_margin = beta * (clear - blind)
     image_loss = -logsigmoid(image_margin).mean()
-    anchor_loss = -logsigmoid(beta * seen - anchor_margin).mean()
+    anchor_loss = -logsigmoid(beta * clear - anchor_margin).mean()
     metrics = {
         **out.metrics,
         "image_margin": image_margin.detach().mean(),

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from uedpo.config.command_line import answer, one_configuration, split
+from uedpo.config.command_line import answer, compose, split
 from uedpo.errors import stop_on
 from uedpo.plan.devices import device_of
 
@@ -50,7 +50,7 @@ def main() -> int:
 def _planned(arguments: list[str]) -> str:
     given, overrides = split(arguments, OWN)
     own = checked(given)
-    return "\n".join(plan(one_configuration(overrides), own))
+    return "\n".join(plan(compose(overrides), own))
 
 
 def checked(given: dict[str, str]) -> Own:

@@ -55,8 +55,8 @@ class Setting:
         for key, value in changes.items():
             OmegaConf.update(cfg, key.replace("__", "."), value)
         source, corruption = instantiate(cfg.model), instantiate(cfg.corruption, seed=cfg.seed)
-        stored: Any = StoredReference() if cfg.reference_cache else None
-        module = build_module(cfg, source, corruption, stored)
+        reference: Any = StoredReference() if cfg.reference_cache else None
+        module = build_module(cfg, source, corruption, reference)
         module.scorer.cache = None  # is bound to weights
         module.scorer.check(self.config, source.attn_implementation)
         limit = min(cfg.data.max_response_tokens, self.collate.max_response_tokens)

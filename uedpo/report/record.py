@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from uedpo.data.prompts import pair_turns
 from uedpo.evaluation.generate import generate, weights_digest
@@ -21,7 +20,6 @@ from uedpo.microworld.truth import judge, read
 from uedpo.model.chat import AnswerFrame
 from uedpo.report.classes import class_table
 from uedpo.report.trace import Truth, trace_pairs
-from uedpo.results.keys import key_of, trial_config
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.versions import versions
 from uedpo.types import PreferencePair
@@ -32,30 +30,40 @@ MAX_NEW_TOKENS = 128
 
 
 def records(
-    cfg: DictConfig, module: Any, processor: Any, data: Any, weigher: Any, seconds: float
+    module: Any,
+    processor: Any,
+    data: Any,
+    weigher: Any,
+    *,
+    report_pairs: int,
+    setting: str,
+    seconds: float,
+    bars: bool,
 ) -> dict[str, Any]:
     """File name -> what it is to hold; the policy is left in the mode it was in.
 
     Args:
-        data: the data module; pairs are the first of `data.val`, as many as `cfg.report_pairs`.
+        data: the data module; pairs are the first of `data.val`.
+        report_pairs: how many of them the report shows.
+        setting: key of the trial.
         seconds: the run has taken so far.
+        bars: whether a terminal shows a bar.
     """
     truth = truth_of(data.val, processor)
-    num = min(len(data.val), max(cfg.report_pairs, CLASS_PAIRS if truth else 0))
+    num = min(len(data.val), max(report_pairs, CLASS_PAIRS if truth else 0))
     traces: list[dict[str, Any]] = []
-    show = bool(cfg.callbacks.get("progress"))
-    with _eval(module), late_bar("tracing pairs for the report", num, show) as advance:
+    with _eval(module), late_bar("tracing pairs for the report", num, bars) as advance:
         for start in range(0, num, data.batch_size):
             pairs = [data.val[i] for i in range(start, min(start + data.batch_size, num))]
             scores = {"before": module.score_reference, "after": module.score}
             made = trace_pairs(scores, processor, pairs, weigher, module.device, truth)
-            shown = slice(0, max(0, cfg.report_pairs - start))
+            shown = slice(0, max(0, report_pairs - start))
             _add_captions(made[shown], pairs[shown], module, processor, truth is not None)
             traces += made
             advance(len(pairs))
     files = {
-        "traces.json": traces[: cfg.report_pairs],
-        "environment.json": environment(cfg, module, data, seconds),
+        "traces.json": traces[:report_pairs],
+        "environment.json": environment(module, data, setting, seconds),
     }
     return files if truth is None else files | {"classes.json": class_table(traces)}
 
@@ -68,7 +76,7 @@ def truth_of(pairs: Any, processor: Any) -> Truth | None:
     return lambda pair, text: token_truth(text, scene_of(pair), frame.spans(pair_turns(pair), text))
 
 
-def environment(cfg: DictConfig, module: Any, data: Any, seconds: float) -> dict[str, Any]:
+def environment(module: Any, data: Any, setting: str, seconds: float) -> dict[str, Any]:
     """Versions, machine, time, and hashes of data, model and setting; no names of hosts or users."""
     device = module.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -82,7 +90,7 @@ def environment(cfg: DictConfig, module: Any, data: Any, seconds: float) -> dict
         "data_sha256": data.fingerprint(),
         "rows": {"train": len(data.train), "val": len(data.val)},
         "model_sha256": weights_digest(Path(module.source.location)),
-        "setting": key_of(trial_config(cfg)),
+        "setting": setting,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,6 +37,16 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], before: Callable[[], N
             f"{path}: cannot be written ({error.strerror}); {free:.0f} MB are free there; make room, then "
             "run the same command again"
         ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file that parallel runs never see half of.
+
+    Raises:
+        InputError: see `replace`.
+    """
+    text = json.dumps(value, indent=1) + "\n"
+    replace(path, lambda file: file.write(text.encode()))
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from uedpo.errors import InputError
 from uedpo.runtime import preemption
 
 POLL = 0.5  # seconds
+_held: set[tuple[int, Path]] = set()  # process and file: locks do not outlive a fork, this set does
 
 
 @contextmanager
@@ -26,6 +27,8 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False) -> Iterator[N
     A record lock, not flock: loader workers would inherit the latter and keep it for the seconds that
     they outlive a killed run.
 
+    A process that holds it already holds it once more.
+
     Args:
         wait: until whoever holds it lets go, rather than raise.
 
@@ -33,6 +36,10 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False) -> Iterator[N
         InputError: another process holds it; names host, process and when it started.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    key = os.getpid(), (folder / name).resolve()
+    if key in _held:  # closing the file again would let go of it
+        yield
+        return
     with (folder / name).open("a+") as file:
         told = False
         while not _taken(file):
@@ -49,7 +56,23 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False) -> Iterator[N
         start = datetime.now().astimezone().isoformat(timespec="seconds")
         json.dump({"host": platform.node(), "pid": os.getpid(), "start": start}, file)
         file.flush()
-        yield
+        _held.add(key)
+        try:
+            yield
+        finally:
+            _held.discard(key)
+
+
+def wait_for(path: Path) -> None:
+    """Until another rank has written `path`, in a folder that all ranks see.
+
+    Raises:
+        Preempted: this process was told to stop meanwhile.
+    """
+    while not path.is_file():
+        if preemption.requested():
+            raise preemption.Preempted("waited for rank 0")
+        time.sleep(POLL)
 
 
 def _taken(file: IO[str]) -> bool:

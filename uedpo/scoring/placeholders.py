@@ -32,16 +32,16 @@ def check_placeholders(
     token = getattr(config, "image_token_id", None)
     if token is None:
         return
-    found = (batch.inputs["input_ids"] == token).sum(1).tolist()
+    counts = (batch.inputs["input_ids"] == token).sum(1).tolist()
     measured = {} if measured is None else measured
-    for row, own in enumerate(batch.images):
-        numbers = [_wanted(batch, entry, config, base, measured) for entry in own]
+    for row, entries in enumerate(batch.images):
+        numbers = [_wanted(batch, entry, config, base, measured) for entry in entries]
         known = [n for n in numbers if n is not None]
-        if len(known) == len(own) and sum(known) != found[row]:
+        if len(known) == len(entries) and sum(known) != counts[row]:
             raise InputError(
-                f"row {batch.ids[row % len(batch.ids)]}: {found[row]} image placeholders in the prompt, its "
-                f"{'image gives' if len(own) == 1 else f'{len(own)} images give'} {sum(known)}; use the "
-                "processor that belongs to the model, with its own image sizes"
+                f"row {batch.ids[row % len(batch.ids)]}: {counts[row]} image placeholders in the prompt, its "
+                f"{'image gives' if len(entries) == 1 else f'{len(entries)} images give'} {sum(known)}; "
+                "use the processor that belongs to the model, with its own image sizes"
             )
 
 
@@ -77,5 +77,5 @@ def num_features(
     """How many features the model makes of one image, by running its tower."""
     alone = {name: x[None] for name, x in sides.items()}
     inputs = family.model_inputs(pixels[None].to(base.dtype), length, alone)
-    made = base.model.get_image_features(**inputs, return_dict=True).pooler_output
-    return sum(x.numel() // x.shape[-1] for x in made)
+    features = base.model.get_image_features(**inputs, return_dict=True).pooler_output
+    return sum(x.numel() // x.shape[-1] for x in features)

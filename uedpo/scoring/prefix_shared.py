@@ -123,19 +123,19 @@ def image_features(
     """Features of the images of `batch`, or of `pixel_values` [N, ...], in the order in which the packed
     row holds their tokens; None where no pair has one."""
     base = unwrap(model)
-    shown = [entry for own in sharing(batch) for entry in batch.images[own[0]]]
+    shown = [entry for rows in sharing(batch) for entry in batch.images[rows[0]]]
     if not shown or pixel_values is None:
         return None
     if cache is not None:
-        made = cache.features(batch, shown, lambda n: _tower(base, batch, pixel_values, n).pooler_output)
-        return ImageFeatures(made)
+        features = cache.features(batch, shown, lambda n: _tower(base, batch, pixel_values, n).pooler_output)
+        return ImageFeatures(features)
     return _tower(base, batch, pixel_values, shown)
 
 
 def _tower(base: Any, batch: PairBatch, pixel_values: Tensor, shown: Sequence[int]) -> ImageFeatures:
     inputs = image_inputs(base, batch, pixel_values, shown)
-    made = base.model.get_image_features(**inputs, return_dict=True)
-    return ImageFeatures(made.pooler_output, getattr(made, "deepstack_features", None))
+    output = base.model.get_image_features(**inputs, return_dict=True)
+    return ImageFeatures(output.pooler_output, getattr(output, "deepstack_features", None))
 
 
 def sharing(batch: PairBatch) -> list[list[int]]:
@@ -156,26 +156,26 @@ def pack(model: Any, batch: PairBatch) -> Packed:
     fed = [max(0, length - 1) for length in lengths]  # nothing follows a last token: it is no input
     ids: list[Tensor] = []
     positions: list[Tensor] = []
-    rows: list[Tensor | None] = [None] * len(lengths)
+    predictors: list[Tensor | None] = [None] * len(lengths)
     layout = []
     start = 0
-    for own in sharing(batch):
-        prefix = prefixes[own[0]]
-        layout.append((prefix, *(fed[row] for row in own)))
-        ids.append(batch.inputs["input_ids"][own[0], :prefix])
-        at = _prefix_positions(base, batch, own[0], prefix)
+    for rows in sharing(batch):
+        prefix = prefixes[rows[0]]
+        layout.append((prefix, *(fed[row] for row in rows)))
+        ids.append(batch.inputs["input_ids"][rows[0], :prefix])
+        at = _prefix_positions(base, batch, rows[0], prefix)
         positions.append(at)
         first, begin = int(at.max()) + 1, start + prefix
-        for row in own:
+        for row in rows:
             ids.append(batch.tokens[row, : fed[row]])
             steps = torch.arange(lengths[row], device=at.device)
             positions.append((first + steps[: fed[row]]).expand(*at.shape[:-1], fed[row]))
             predicted_by = begin - 1 + steps
             predicted_by[:1] = start + prefix - 1  # the first token of each response follows the prefix
-            rows[row] = predicted_by
+            predictors[row] = predicted_by
             begin += fed[row]
         start = begin
-    index = torch.cat([row for row in rows if row is not None])
+    index = torch.cat([p for p in predictors if p is not None])
     return Packed(
         torch.cat(ids)[None],
         torch.cat(positions, -1).unsqueeze(-2),
@@ -193,8 +193,8 @@ def _prefix_positions(base: Any, batch: PairBatch, row: int, prefix: int) -> Ten
         return torch.arange(prefix, device=ids.device).expand(3, -1)
     grids = batch.image_inputs["image_grid_thw"][list(batch.images[row])]
     kinds = batch.inputs["mm_token_type_ids"][row, :prefix]
-    made: Tensor = base.model.get_rope_index(ids[None], kinds[None], image_grid_thw=grids)[0][:, 0]
-    return made
+    positions: Tensor = base.model.get_rope_index(ids[None], kinds[None], image_grid_thw=grids)[0][:, 0]
+    return positions
 
 
 def score(model: Any, batch: PairBatch, packed: Packed, features: ImageFeatures | None) -> TokenScores:

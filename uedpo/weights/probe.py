@@ -35,7 +35,7 @@ class Signals:
 
 
 @dataclass
-class Seen:
+class WeighedBatch:
     """The last micro-batch that was weighed: optimiser step, response tokens, and what they got.
 
     `signals` is None where the weights were remembered. All [2B, T] and detached.
@@ -96,7 +96,7 @@ class UncertaintyProbe(TokenWeigher):
         self.control, self.seed = control, seed
         self.every_n_steps, self.reuse, self.memory = every_n_steps, reuse, WeightMemory()
         self.corruption = corruption or Diffusion(seed=seed)
-        self.seen: Seen | None = None
+        self.last: WeighedBatch | None = None
 
     @property
     def needs_probe(self) -> bool:
@@ -114,20 +114,20 @@ class UncertaintyProbe(TokenWeigher):
                     self.module.score(batch)  # ranks that have images wait for this pass
             return torch.ones_like(clear.logps)
         step = self.module.global_step
-        made, signals = self.memory.find(batch) if self.reuse else None, None
-        if made is None and step % self.every_n_steps:
-            made = self.memory.means_of(batch)
-        if made is None:
+        weights, signals = self.memory.find(batch) if self.reuse else None, None
+        if weights is None and step % self.every_n_steps:
+            weights = self.memory.means_of(batch)
+        if weights is None:
             signals = self._fresh(batch, clear, step)
-            made = signals.weights
-        weights = self._controlled(made, batch, step)
-        self.seen = Seen(step, batch.mask, signals, weights)
+            weights = signals.weights
+        controlled = self._controlled(weights, batch, step)
+        self.last = WeighedBatch(step, batch.mask, signals, controlled)
         chosen, rejected = (x.bool() for x in batch.mask.chunk(2))
-        w_w, w_l = weights.chunk(2)
+        w_w, w_l = controlled.chunk(2)
         self._log({"weights/chosen": w_w[chosen].mean(), "weights/rejected": w_l[rejected].mean()}, batch)
-        reweighted = (made != 1)[batch.mask].float().mean()
+        reweighted = (weights != 1)[batch.mask].float().mean()
         self.module.log("weights/reweighted", reweighted, prog_bar=True, batch_size=len(batch.ids))
-        return weights
+        return controlled
 
     def _fresh(self, batch: PairBatch, clear: TokenScores, step: int) -> Signals:
         """Signals and weights before any control, from a probe of its own; logs what it found."""
@@ -156,9 +156,9 @@ class UncertaintyProbe(TokenWeigher):
         delta = torch.zeros_like(u)
         if corrupted is not None:
             delta = (clear.target_logits - corrupted.target_logits).detach()
-        seen = batch.seeing
+        visual = batch.visual_mask
         selected, weights = [], []
-        halves = [x.chunk(2) for x in (u, delta, seen)]
+        halves = [x.chunk(2) for x in (u, delta, visual)]
         for side, branch in enumerate(("chosen", "rejected")):
             values = [half[side] for half in halves]
             chosen: dict[str, Any] = {
@@ -169,22 +169,22 @@ class UncertaintyProbe(TokenWeigher):
             }
             weighed = self.branches in ("both", branch)
             selected.append(choose_tokens(*values, **chosen) & weighed)
-            made = exploration_weights(*values, alpha=self.alpha, center=self.center, **chosen)
-            weights.append(made if weighed else torch.ones_like(made))
+            branch_weights = exploration_weights(*values, alpha=self.alpha, center=self.center, **chosen)
+            weights.append(branch_weights if weighed else torch.ones_like(branch_weights))
         return Signals(u, delta, torch.cat(selected), torch.cat(weights))
 
     def _controlled(self, weights: Tensor, batch: PairBatch, step: int) -> Tensor:
-        seen = batch.seeing
+        visual = batch.visual_mask
         if self.control in ("constant", "mean_one"):
             means = [
                 w[m].mean() if m.any() else w.new_ones(())
-                for w, m in zip(weights.chunk(2), seen.chunk(2), strict=True)
+                for w, m in zip(weights.chunk(2), visual.chunk(2), strict=True)
             ]
             flat = torch.stack(means).repeat_interleave(len(batch.ids))[:, None].expand_as(weights)
-            return torch.where(seen, flat if self.control == "constant" else weights / flat, 1)
+            return torch.where(visual, flat if self.control == "constant" else weights / flat, 1)
         if self.control == "shuffled":
             weights = weights.clone()
-            for row, keep in enumerate(seen):
+            for row, keep in enumerate(visual):
                 name = f"shuffle/{row // len(batch.ids)}/{batch.ids[row % len(batch.ids)]}"
                 order = sample_noise([int(keep.sum())], name, seed=self.seed, step=step).argsort()
                 weights[row, keep] = weights[row, keep][order.to(weights.device)]
@@ -206,10 +206,10 @@ class UncertaintyProbe(TokenWeigher):
         }
 
 
-def seen_by_probe(trainer: pl.Trainer) -> Seen | None:
+def last_weighed(trainer: pl.Trainer) -> WeighedBatch | None:
     """What the run's probe weighed last; None on other ranks than 0, or where none has weighed yet."""
     probe = probe_of(trainer)
-    return probe.seen if probe is not None and trainer.is_global_zero else None
+    return probe.last if probe is not None and trainer.is_global_zero else None
 
 
 def probe_of(trainer: pl.Trainer) -> UncertaintyProbe | None:

@@ -23,8 +23,8 @@ class WeightMemory:
 
     def keep(self, batch: PairBatch, weights: Tensor, *, rows: bool) -> None:
         """Remember the branch means of `weights` [2B, T], and with `rows` those of samples not known yet."""
-        seen = batch.seeing
-        halves = zip(weights.chunk(2), seen.chunk(2), strict=True)
+        visual = batch.visual_mask
+        halves = zip(weights.chunk(2), visual.chunk(2), strict=True)
         self.means = [float(w[m].mean()) if m.any() else 1.0 for w, m in halves]
         if rows:
             pairs = len(batch.ids)
@@ -51,9 +51,9 @@ class WeightMemory:
         """
         if self.means is None:
             return None
-        seen = batch.seeing
-        flat = torch.tensor(self.means, device=seen.device).repeat_interleave(len(batch.ids))[:, None]
-        return torch.where(seen, flat, 1.0)
+        visual = batch.visual_mask
+        flat = torch.tensor(self.means, device=visual.device).repeat_interleave(len(batch.ids))[:, None]
+        return torch.where(visual, flat, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"means": self.means, "rows": {k: list(v) for k, v in self.rows.items()}}

@@ -52,6 +52,43 @@ def visual_sensitivity(clear_logits: Tensor, corrupted_logits: Tensor, tokens: T
     return (clear.gather(-1, index) - corrupted.gather(-1, index)).squeeze(-1)
 
 
+def ue_dpo_weights(
+    clear_logits: Tensor,
+    corrupted_logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    branch: Branch,
+    alpha: float = 0.3,
+    tau: float = 0.4,
+    center: Center = "mean",
+    scope: Scope = "response",
+) -> Tensor:
+    """lambda of one branch from two sets of logits: the whole of arXiv 2605.04874, section 4, in one call.
+
+    For a loop of your own; it needs the whole vocabulary axis, which training here never holds.
+
+    Args:
+        clear_logits: [B, T, V] given the clear image; `clear_logits[:, t]` predicts `tokens[:, t]`.
+        corrupted_logits: [B, T, V] given the corrupted image.
+        tokens: response tokens [B, T].
+        mask: bool [B, T], True on response tokens of rows with an image.
+        branch: "chosen" or "rejected": whose responses these are.
+        alpha, tau, center, scope: see `exploration_weights`.
+
+    Returns:
+        Detached fp32 weights [B, T]; 1 where `mask` is False.
+
+    Raises:
+        ValueError: shapes that do not match, or options out of range.
+    """
+    uncertainty = epistemic_uncertainty(clear_logits, corrupted_logits, tokens)
+    sensitivity = visual_sensitivity(clear_logits, corrupted_logits, tokens)
+    return exploration_weights(
+        uncertainty, sensitivity, mask, branch=branch, alpha=alpha, tau=tau, center=center, scope=scope
+    )
+
+
 def _checked(clear: Tensor, corrupted: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     if clear.shape != corrupted.shape or clear.shape[:-1] != tokens.shape or clear.dim() != 3:
         raise ValueError(
