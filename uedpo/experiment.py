@@ -170,6 +170,8 @@ class Experiment:
             Preempted: the process was told to stop; the run is saved.
         """
         log_start(self.trainer.loggers, self.trial)
+        if rank() == 0:
+            print(f"attention: {self.module.attention(self.trainer)}")
         pl.seed_everything(self.seed, verbose=False)  # a run must not depend on whether it evaluated the base
         with preemption.deferred():
             self.trainer.fit(self.module, self.data, ckpt_path=self.start, weights_only=True)

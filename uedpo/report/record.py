@@ -85,6 +85,7 @@ def environment(module: Any, data: Any, setting: str, seconds: float) -> dict[st
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": gpu or f"{device.type}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
         "devices": module.trainer.world_size,
+        "attention": module.attention(module.trainer),
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data_sha256": data.fingerprint(),
