@@ -25,6 +25,8 @@ NonNegativeInt = Annotated[int, Ge(0)]
 
 
 Span = tuple[int, int, float]
+# mean and standard deviation of each channel, of pixels in [0, 1]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class PairBatch:
         sample_weights: [B], or None where all are 1.
         prefix_lengths, response_lengths: tokens before each of the 2B responses, and in it; left out, read
             from `positions` and `mask`. Numbers of the host: reading a device would wait for it.
+        normalisation: that the processor put pixels in [0, 1] through; None where it does not say.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
@@ -121,6 +124,7 @@ class PairBatch:
     sample_weights: Tensor | None = None
     prefix_lengths: list[int] = field(default_factory=list)
     response_lengths: list[int] = field(default_factory=list)
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         if not self.prefix_lengths:
@@ -169,6 +173,7 @@ class PairBatch:
             None if self.sample_weights is None else self.sample_weights.to(device),
             self.prefix_lengths,
             self.response_lengths,
+            self.normalisation,
         )
 
 

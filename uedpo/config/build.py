@@ -79,11 +79,13 @@ def check_layout(config: Any, data: Any, corruption: Any) -> None:
     Raises:
         InputError: see `PairCollator`, `check_rows`, `check_placeholders` and `check_corruption`.
     """
-    from uedpo.corruption.base import check_corruption
+    from uedpo.corruption.base import check_corruption, check_normalisation
     from uedpo.data.boundary import check_rows
     from uedpo.model.families import family_of
     from uedpo.scoring.placeholders import check_placeholders
 
     check_corruption(corruption, config.model_type, family_of(config))
-    check_placeholders(data.collate([data.train[0]]), config)
+    first = data.collate([data.train[0]])
+    check_normalisation(corruption, first)
+    check_placeholders(first, config)
     check_rows(data.collate, [data.train[i] for i in range(min(CHECKED_ROWS, len(data.train)))])

@@ -15,7 +15,7 @@ from uedpo.data.texts import token_limit
 from uedpo.errors import InputError
 from uedpo.model.chat import TOKEN_TYPES, AnswerFrame, Response, Told
 from uedpo.model.families.family import TILE_SIDES
-from uedpo.types import PairBatch, PreferencePair
+from uedpo.types import Normalisation, PairBatch, PreferencePair
 
 # what processors say of an image and of each tile of it, beside ids, mask and pixels
 SIDES = ("image_grid_thw", "image_sizes", "batch_num_images", *TILE_SIDES)
@@ -128,6 +128,7 @@ class PairCollator:
             pixel_lengths=lengths,
             patch_shape=_patch_shape(self.processor, pixels, sides),
             images=shown,
+            normalisation=_normalisation(self.processor),
             token_weights=token_weights(self.frame, pairs, mask),
             sample_weights=sample_weights(pairs),
         )
@@ -260,3 +261,12 @@ def _patch_shape(
     if side is None or copies is None:
         return None
     return pixels.shape[-1] // (copies * side * side), copies, side, side
+
+
+def _normalisation(processor: Any) -> Normalisation | None:
+    """See `PairBatch`."""
+    images = getattr(processor, "image_processor", None)
+    mean, std = getattr(images, "image_mean", None), getattr(images, "image_std", None)
+    if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
+        return None
+    return (tuple(mean), tuple(std)) if getattr(images, "do_normalize", True) else None
