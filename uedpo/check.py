@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
+from uedpo.config.effective import effective_lines
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.config.validate import validate
 from uedpo.data.boundary import boundary_lines, check_rows
@@ -50,6 +51,7 @@ def check(cfg: DictConfig, folder: Path) -> int:
     source.check(processor, config)
     Scorer(cfg.scoring).check(config, source.attn_implementation)
     check_corruption(instantiate(cfg.corruption, seed=cfg.seed), config.model_type, family_of(config))
+    print("\n".join(effective_lines(cfg, config)))
     folder.mkdir(parents=True, exist_ok=True)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     data.report(folder)

@@ -26,6 +26,7 @@ from uedpo.config.build import (
     build_weigher,
     check_layout,
 )
+from uedpo.config.effective import effective_lines
 from uedpo.config.validate import validate
 from uedpo.data.spans import check_weights_are_read
 from uedpo.errors import stop_on
@@ -243,8 +244,8 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
     processor = source.processor()
     source.check(processor, source.config())
     hint = source.pin_hint(source.config())
-    if hint and rank() == 0:
-        print(hint)
+    if rank() == 0:
+        print("\n".join([*([hint] if hint else []), *effective_lines(cfg, source.config())]))
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     if cfg.trainer.val_every_n_batches:
         data.check_ranks(cfg.trainer.devices * cfg.trainer.num_nodes, cfg.trainer.strategy == "fsdp")
