@@ -17,8 +17,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
+from uedpo.config.effective import effective_lines
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, check_flags, command_line_parser
 from uedpo.config.validate import validate
+from uedpo.data.boundary import boundary_lines, check_rows
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.runtime import redact
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from uedpo.data.survey import Measured
 
 SHOWN = 6  # rows on the page
+BOUNDARIES = 2  # rows whose tokens are printed where the response begins
 NAMED = 10  # problems that are printed
 
 
@@ -55,6 +58,7 @@ def check(cfg: DictConfig, folder: Path) -> int:
     source.check(processor, config)
     Scorer(cfg.scoring).check(config, source.attn_implementation)
     check_corruption(instantiate(cfg.corruption, seed=cfg.seed), config.model_type, family_of(config))
+    say("\n".join(effective_lines(cfg, config)))
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     make(folder)
     data.report(folder)
@@ -72,10 +76,14 @@ def check(cfg: DictConfig, folder: Path) -> int:
         say(problem, file=sys.stderr)
     if problems:
         say(f"{len(problems)} rows would stop a run; leave them out", file=sys.stderr)
+    pairs = [data.train[i] for i in range(len(data.train)) if i < SHOWN]
+    fine = [pair for pair in pairs if not any(problem.startswith(f"row {pair.id}:") for problem in problems)]
+    for pair in fine[:BOUNDARIES]:
+        say("\n".join(boundary_lines(data.collate, pair)))
+    check_rows(data.collate, fine[:BOUNDARIES])
     from uedpo.report.check_page import write_check_page
 
     ledgers = [part.ledger for part in (data.train, data.val) if isinstance(part, CheckedPairs)]
-    pairs = [data.train[i] for i in range(len(data.train)) if i < SHOWN]
     page = write_check_page(folder, cfg, processor, pairs, data.collate, tables, ledgers, problems)
     say(f"open {page}")
     return 2 if problems else 0

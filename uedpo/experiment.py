@@ -26,6 +26,7 @@ from uedpo.config.build import (
     build_weigher,
     check_layout,
 )
+from uedpo.config.effective import effective_lines
 from uedpo.config.validate import validate
 from uedpo.data.spans import check_weights_are_read
 from uedpo.errors import InputError, out_of_memory, stop_on
@@ -187,6 +188,8 @@ class Experiment:
             Preempted: the process was told to stop; the run is saved.
         """
         log_start(self.trainer.loggers, self.trial)
+        if rank() == 0:
+            say(f"attention: {self.module.attention(self.trainer)}")
         pl.seed_everything(self.seed, verbose=False)  # a run must not depend on whether it evaluated the base
         with preemption.deferred(), self._memory(self._progress):
             self.trainer.fit(self.module, self.data, ckpt_path=self.start, weights_only=True)
@@ -325,9 +328,9 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
     source = instantiate(cfg.model)
     processor = source.processor()
     source.check(processor, source.config())
-    for hint in (source.pin_hint(source.config()), source.time_hint(processor)):
-        if hint and rank() == 0:
-            say(hint)
+    if rank() == 0:
+        hints = (source.pin_hint(source.config()), source.time_hint(processor))
+        say("\n".join([*(hint for hint in hints if hint), *effective_lines(cfg, source.config())]))
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     if cfg.trainer.val_every_n_batches:
         data.check_ranks(cfg.trainer.devices * cfg.trainer.num_nodes, cfg.trainer.strategy == "fsdp")
@@ -353,7 +356,7 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
 def _trainer(cfg: DictConfig, folder: Path, weigher: Any, io: VerifiedIO) -> pl.Trainer:
     batches = cfg.trainer.max_steps * cfg.trainer.accumulate_grad_batches
     if cfg.trainer.val_every_n_batches > batches and rank() == 0:
-        print(
+        say(
             f"trainer.val_every_n_batches={cfg.trainer.val_every_n_batches}: the run has {batches} "
             "micro-batches, so it validates once, at its end"
         )

@@ -21,6 +21,7 @@ from uedpo.model.inputs import unwrap
 from uedpo.model.sharded import shard_layers, trained_weights
 from uedpo.reference.cache import ReferenceCache
 from uedpo.scoring import Scorer
+from uedpo.scoring.varlen import branch
 from uedpo.types import LossOutput, PairBatch, TokenScores
 
 Loss = Callable[..., LossOutput]
@@ -85,6 +86,15 @@ class PreferenceModule(pl.LightningModule):
     def sharded(self) -> bool:
         """Whether ranks hold parts of the weights, so that a forward pass of one needs one of each."""
         return self.device_mesh is not None
+
+    def attention(self, trainer: Any) -> str:
+        """Which attention computes the scores of responses on the device that `trainer` trains on."""
+        text = self.source.config().get_text_config()
+        if self.scorer.mode == "plain":
+            return f"{self.source.attn_implementation} of transformers, with padding"
+        half = self.source.dtype == "bfloat16" or trainer.precision != "32-true"
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return branch(trainer.strategy.root_device, half, size)
 
     def gather(self) -> None:
         """After training, put a whole policy in the place of a sharded one; all ranks call it together."""

@@ -27,6 +27,8 @@ NonNegativeInt = Annotated[int, Ge(0)]
 
 
 Span = tuple[int, int, float]
+# mean and standard deviation of each channel, of pixels in [0, 1]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ class PairBatch:
             tuple for each of the 2B rows. Left out, pair i shows entry i where it has an image.
         token_weights: [2B, T], 1 where the data set says nothing, or None where no row has any.
         sample_weights: [B], or None where all are 1.
+        prefix_lengths, response_lengths: tokens before each of the 2B responses, and in it; left out, read
+            from `positions` and `mask`. Numbers of the host: reading a device would wait for it.
+        normalisation: that the processor put pixels in [0, 1] through; None where it does not say.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
@@ -119,8 +124,14 @@ class PairBatch:
     images: list[tuple[int, ...]] = field(default_factory=list)
     token_weights: Tensor | None = None
     sample_weights: Tensor | None = None
+    prefix_lengths: list[int] = field(default_factory=list)
+    response_lengths: list[int] = field(default_factory=list)
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
+        if not self.prefix_lengths:
+            self.prefix_lengths = (self.positions[:, 0] + 1).tolist()
+            self.response_lengths = self.mask.sum(1).tolist()
         if not self.images:
             for i, has_image in enumerate(self.has_image.tolist() * self.num_responses):
                 self.images.append((i % len(self.ids),) if has_image else ())
@@ -162,6 +173,9 @@ class PairBatch:
             self.images,
             None if self.token_weights is None else self.token_weights.to(device),
             None if self.sample_weights is None else self.sample_weights.to(device),
+            self.prefix_lengths,
+            self.response_lengths,
+            self.normalisation,
         )
 
 

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from uedpo.corruption.diffusion import Diffusion
 from uedpo.data.collate import PairCollator
+from uedpo.data.prompts import pair_turns
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import contradicts, scene_of, token_truth
 from uedpo.model.hf import HFModel
@@ -66,7 +67,8 @@ def collect(schedule: str, num_pairs: int) -> list[dict[str, Any]]:
         values = signals(clear, corrupted, batch)
         for row in range(2 * len(chunk)):
             pair, side = chunk[row % len(chunk)], ("chosen", "rejected")[row // len(chunk)]
-            truth = token_truth(getattr(pair, side), scene_of(pair), processor.tokenizer)
+            text = getattr(pair, side)
+            truth = token_truth(text, scene_of(pair), collate.frame.spans(pair_turns(pair), text))
             for t, token in enumerate(truth):
                 if token.right is None or not token.word:
                     continue

@@ -24,6 +24,7 @@ from uedpo.config.build import build_module, build_weigher
 from uedpo.config.overrides import conf_folder
 from uedpo.data.collate import PairCollator
 from uedpo.data.datamodule import PairDataModule
+from uedpo.data.prompts import pair_turns
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.results.statistics import mean_interval
@@ -93,10 +94,12 @@ def train(method: str, seed: int, steps: int) -> list[dict[str, float]]:
     corruption = instantiate(cfg.corruption, seed=seed)
     module, weigher = build_module(cfg, source, corruption), build_weigher(cfg, corruption)
     pairs = [MicroWorldPairs("val", PAIRS)[i] for i in range(PAIRS)]
-    batch = PairCollator(processor, 200)(pairs)
+    collate = PairCollator(processor, 200)
+    batch = collate(pairs)
     claims = torch.zeros(PAIRS, batch.tokens.shape[1], dtype=torch.bool)
     for i, pair in enumerate(pairs):
-        truth = token_truth(pair.chosen, scene_of(pair), processor.tokenizer)
+        spans = collate.frame.spans(pair_turns(pair), pair.chosen)
+        truth = token_truth(pair.chosen, scene_of(pair), spans)
         claims[i, : len(truth)] = torch.tensor([token.right is not None for token in truth])
     weigh = tpo_weights if weigher is None else lambda m, b: lambdas(m, b, weigher)
     mass = WeightMass(batch, claims, weigh)

@@ -17,7 +17,6 @@ from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError
 from uedpo.evaluation.decode import generate
 from uedpo.model.adapter import attach_adapter
-from uedpo.model.chat import chat_prompt
 from uedpo.model.families import Family, family_of
 from uedpo.model.hf import HFModel, lora
 from uedpo.model.lora import add_lora
@@ -60,16 +59,21 @@ def scorers(model, family):
 
 
 def naive_logps(model, family, pair, response):
-    """One row by itself, its whole conversation through the processor at once."""
+    """One row by itself, its whole conversation as the template writes it through the processor at once."""
     processor = backbones.processor(family)
-    collator = PairCollator(processor, 50)
-    prompt = chat_prompt(processor, pair.prompt, with_image=pair.image is not None)
     tokenizer = processor.tokenizer
-    answer = collator.lead + response + tokenizer.convert_ids_to_tokens(collator.end)
-    starts = {"add_special_tokens": False} if prompt.startswith("<s>") else {}
+    images = [] if pair.image is None else [{"type": "image"}]
+    turns = [
+        {"role": "user", "content": [*images, {"type": "text", "text": pair.prompt}]},
+        {"role": "assistant", "content": [{"type": "text", "text": response}]},
+    ]
+    before, found, after = processor.apply_chat_template(turns).rpartition(response)
+    written = [t for t in backbones.SPECIAL if after.lstrip().startswith(t)]
+    end = after.partition(written[0])[0] + written[0] if written else "</s>"
+    starts = {"add_special_tokens": False} if before.startswith("<s>") else {}
     images = {} if pair.image is None else {"images": [pair.image]}
-    inputs = processor(**images, text=[prompt + answer], return_tensors="pt", **starts)
-    length = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    inputs = processor(**images, text=[before + found + end], return_tensors="pt", **starts)
+    length = len(tokenizer(response + end, add_special_tokens=False)["input_ids"])
     logps = model(**inputs).logits[0].log_softmax(-1)
     ids = inputs["input_ids"][0]
     assert ids.tolist().count(1) <= 1  # one start token

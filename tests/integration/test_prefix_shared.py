@@ -10,7 +10,6 @@ from tests.tiny import FAMILIES, tiny_batch, tiny_model
 from uedpo.errors import InputError
 from uedpo.loss import ue_dpo_loss
 from uedpo.scoring import Scorer, prefix_shared
-from uedpo.scoring.attention import PrefixLayout, _segments, _varlen
 from uedpo.weights.probe import UncertaintyProbe
 
 
@@ -210,50 +209,3 @@ def test_unsupported_models_are_refused_with_the_reason():
         scorer.check(sliding, "sdpa")
     with pytest.raises(ValueError, match="scoring='fast'"):
         Scorer("fast")
-
-
-def _varlen_by_hand(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
-    """What the kernel promises: causal within each piece, aligned at the bottom right."""
-    assert window_size == (-1, 0)
-    assert enable_gqa == (q.shape[1] != k.shape[1])
-    done = []
-    for i in range(len(cu_q) - 1):
-        one, keys, values = q[cu_q[i] : cu_q[i + 1]], k[cu_k[i] : cu_k[i + 1]], v[cu_k[i] : cu_k[i + 1]]
-        assert len(one) <= max_q
-        assert len(keys) <= max_k
-        keys, values = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (keys, values))
-        logits = torch.einsum("qhd,khd->hqk", one, keys) * scale
-        later = torch.ones(len(one), len(keys), dtype=torch.bool).triu(len(keys) - len(one) + 1)
-        done.append(torch.einsum("hqk,khd->qhd", logits.masked_fill(later, -torch.inf).softmax(-1), values))
-    return torch.cat(done)
-
-
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_varlen_call_is_laid_out_as_the_segments(kv_heads, monkeypatch):
-    monkeypatch.setattr("uedpo.scoring.attention.varlen_attn", _varlen_by_hand)
-    layout = PrefixLayout([(6, 3, 0, 4), (5, 1, 2)], torch.zeros(0))
-    total = sum(layout.pieces)
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, h, total, 8, dtype=torch.float64) for h in (4, kv_heads, kv_heads))
-    torch.testing.assert_close(_varlen(q, k, v, 0.3, layout), _segments(q, k, v, 0.0, 0.3, layout))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("kv_heads", [8, 2])
-def test_varlen_kernel_equals_segments(kv_heads):
-    layout = PrefixLayout([(40, 7, 12), (25, 1, 9)], torch.zeros(0))
-    total = sum(layout.pieces)
-    torch.manual_seed(0)
-    q, k, v = (
-        torch.randn(1, h, total, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        for h in (8, kv_heads, kv_heads)
-    )
-    weights = torch.randn(1, total, 8, 64, device="cuda")
-    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    want = _segments(*exact, 0.0, 0.125, layout)
-    (want * weights).sum().backward()
-    got = _varlen(q, k, v, 0.125, layout)
-    (got * weights).sum().backward()
-    assert_close(got.double(), want, 0.02)
-    for x, y in zip((q, k, v), exact, strict=True):
-        assert_close(x.grad.double(), y.grad, 0.02)

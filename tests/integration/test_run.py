@@ -56,7 +56,8 @@ def test_run_directory_is_complete(folder):
     assert signals | {"kind", "right", "size", "word"} == set(token)
     assert set(traces[0]["says"]) == {"before", "after"}
     assert json.loads((folder / "classes.json").read_text())["pairs"] == 4
-    assert json.loads((folder / "environment.json").read_text())["rows"]["val"] == 4
+    environment = json.loads((folder / "environment.json").read_text())
+    assert (environment["rows"]["val"], environment["attention"]) == (4, "segments (no GPU)")
     lines = (folder / "distributions.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0]
     page = (folder / "report.html").read_text()

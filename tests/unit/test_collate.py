@@ -15,7 +15,15 @@ class Tokenizer:
     eos_token_id, pad_token_id = 1, 0
 
     def __call__(self, text, add_special_tokens=False):
-        return {"input_ids": [ord(c) for c in text]}
+        one = isinstance(text, str)
+        return {"input_ids": characters(text) if one else [characters(t) for t in text]}
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+def characters(text):
+    return [ord(c) for c in text]
 
 
 class GridProcessor:
@@ -24,13 +32,13 @@ class GridProcessor:
     tokenizer = Tokenizer()
 
     def apply_chat_template(self, messages, add_generation_prompt):
-        return messages[0]["content"][-1]["text"]
+        return "".join(m["content"][-1]["text"] + ">" for m in messages)
 
     def __call__(self, text, return_tensors, images=None):
         if images is None:
             return self.text_only(text)
         rows, columns = images[0]
-        ids = [5] * 2 + [IMAGE] * (rows * columns // 4) + [6]
+        ids = [5] * 2 + [IMAGE] * (rows * columns // 4) + [6] + characters(text[0])
         return {
             "input_ids": torch.tensor([ids]),
             "attention_mask": torch.ones(1, len(ids)),
@@ -40,7 +48,7 @@ class GridProcessor:
         }
 
     def text_only(self, text):
-        ids = torch.tensor([[ord(c) for c in text[0]]])
+        ids = torch.tensor([characters(text[0])])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
@@ -51,7 +59,7 @@ class PatchProcessor(GridProcessor):
         if images is None:
             return self.text_only(text)
         rows, columns = images[0]
-        ids = torch.tensor([[5, IMAGE, 6]])
+        ids = torch.tensor([[5, IMAGE, 6, *characters(text[0])]])
         return {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),

@@ -1,8 +1,15 @@
+import dataclasses
+
 import pytest
 import torch
 
+from uedpo.corruption.base import corrupt_batch
 from uedpo.corruption.diffusion import Diffusion, corrupt, noise_scheduler, sample_noise
 from uedpo.corruption.spatial import Blank, Blur, Crop, Mask
+from uedpo.data.collate import PairCollator
+from uedpo.errors import InputError
+from uedpo.microworld.data import MicroWorldPairs
+from uedpo.model.hf import HFModel
 
 KINDS = (Diffusion, Crop, Mask, lambda seed=0: Mask(size=4, seed=seed), Blank, Blur)
 
@@ -129,3 +136,45 @@ def test_corruptions_refuse_bad_options_and_layouts():
     for kind in (Crop, Mask, Blur):
         with pytest.raises(ValueError, match=r"needs \[B, C, H, W\]"):
             kind()(torch.zeros(1, 8), ["a"], 0)
+
+
+def test_noise_before_normalising_is_that_of_the_pixels():
+    """Each channel, each layout: noise on [0, 1], then normalised, computed the long way round."""
+    mean, std = (0.48, 0.4, 0.3), (0.27, 0.25, 0.5)
+    m, s = (torch.tensor(x)[:, None, None] for x in (mean, std))
+    clear = torch.rand(2, 3, 4, 4)
+    options = {"k": 700, "seed": 1, "step": 2}
+    want = (corrupt(clear, ["a", "b"], **options) - m) / s
+    got = corrupt((clear - m) / s, ["a", "b"], **options, normalisation=(mean, std))
+    torch.testing.assert_close(got, want)
+    tiled = corrupt(((clear - m) / s)[:, None], ["a", "b"], **options, normalisation=(mean, std))
+    torch.testing.assert_close(tiled[:, 0], want)
+    patches = clear.reshape(2, 1, 3, 1, 4, 4).expand(-1, -1, -1, 2, -1, -1)  # both copies of a frame
+    noisy = corrupt(patches.reshape(2, 1, -1), ["a", "b"], **options, patch_shape=(3, 2, 4, 4))
+    m, s = m[:, None], s[:, None]
+    want = ((noisy.reshape(2, 1, 3, 2, 4, 4) - m) / s).reshape(2, 1, -1)
+    got = corrupt(
+        ((patches - m) / s).reshape(2, 1, -1), ["a", "b"], **options, patch_shape=(3, 2, 4, 4),
+        normalisation=(mean, std), lengths=[1, 1],
+    )  # fmt: skip
+    torch.testing.assert_close(got, want)
+    padded = corrupt(torch.zeros(1, 3, 3, 4, 4), ["a"], **options, lengths=[2], normalisation=(mean, std))
+    assert (padded[:, 2] == 0).all()
+
+
+def test_the_batch_says_how_its_pixels_were_normalised():
+    source = HFModel("uedpo:micro_llava")
+    batch = PairCollator(source.processor(), 50)([MicroWorldPairs("val", 1)[0]])
+    images = source.processor().image_processor
+    assert batch.normalisation == (tuple(images.image_mean), tuple(images.image_std))
+    assert batch.to("cpu").normalisation == batch.normalisation
+    plain, pixel = (corrupt_batch(Diffusion(space=space), batch, 0) for space in ("normalised", "pixel"))
+    want = corrupt(batch.pixel_values, batch.ids, normalisation=batch.normalisation)
+    assert torch.equal(pixel, want)
+    assert not torch.allclose(plain, pixel, atol=0.1)
+    silent = dataclasses.replace(batch, normalisation=None)
+    with pytest.raises(
+        InputError, match=r"corruption.space=pixel: the processor does not .*space=normalised"
+    ):
+        corrupt_batch(Diffusion(space="pixel"), silent, 0)
+    assert torch.equal(corrupt_batch(Diffusion(), silent, 0), plain)

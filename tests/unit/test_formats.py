@@ -26,7 +26,7 @@ from uedpo.data import images
 from uedpo.data.datamodule import check_pairs
 from uedpo.data.files import FilePairs, file_data
 from uedpo.data.formats import FORMATS
-from uedpo.data.prompts import pair_prompt
+from uedpo.data.prompts import pair_turns
 from uedpo.data.reading import read_rows
 from uedpo.data.rejects import TooManyRejected
 from uedpo.errors import InputError
@@ -110,10 +110,14 @@ def test_several_images_stand_where_the_turns_place_them(tmp_path, processor):
     assert first.prompt == "First  and \nthen "
     assert first.image_at == ((0, 6), (0, 11), (0, 17))
     assert [image.size for image in first.images] == [(40, 30), (20, 20), (40, 30)]
-    assert pair_prompt(processor, first) == ("USER: First <image>\n and <image>\n\nthen <image>\n ASSISTANT:")
+    assert asked(processor, first) == ("USER: First <image>\n and <image>\n\nthen <image>\n ASSISTANT:")
     assert (second.prompt, second.image_at, len(second.images)) == (PROMPT, (), 2)
-    assert pair_prompt(processor, second) == f"USER: <image>\n<image>\n{PROMPT} ASSISTANT:"
+    assert asked(processor, second) == f"USER: <image>\n<image>\n{PROMPT} ASSISTANT:"
     assert (third.prompt, third.image_at) == (PROMPT, ((0, len(PROMPT)),))
+
+
+def asked(processor, pair):
+    return processor.apply_chat_template(pair_turns(pair), add_generation_prompt=True)
 
 
 @pytest.mark.parametrize("name", ["trl", "sharegpt", "swift"])
@@ -154,15 +158,15 @@ def test_earlier_turns_and_system_reach_the_prompt_or_reject_the_row(tmp_path, p
     assert pairs[0].history == (("user", PROMPT), ("assistant", "A table."))
     assert (pairs[0].prompt, pairs[0].image_at) == ("And on it?", ())
     assert pairs[1].history[0] == ("system", "Be brief.")
-    text = pair_prompt(processor, pairs[0])
-    assert text == f"USER: <image>\n{PROMPT} ASSISTANT:A table.</s>USER: And on it? ASSISTANT:"
+    text = asked(processor, pairs[0])
+    assert text == f"USER: <image>\n{PROMPT} ASSISTANT: A table.</s>USER: And on it? ASSISTANT:"
 
     template = processor.chat_template
     try:
         processor.chat_template = (
-            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'][-1]['text'] }}"
+            "{% for m in messages %}{% if m['role'] == 'user' or loop.last %}{{ m['content'][-1]['text'] }}"
+            "{% endif %}{% endfor %}"
         )
-        processor.chat_template += "{% endif %}{% endfor %}"
         with pytest.raises(TooManyRejected, match="leaves a turn out"):
             check_pairs(pairs, processor, 50, False, False)
         processor.chat_template = (

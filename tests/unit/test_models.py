@@ -10,7 +10,6 @@ from tests import backbones
 from uedpo.data.collate import PairCollator
 from uedpo.errors import InputError
 from uedpo.model.adapter import attach_adapter
-from uedpo.model.chat import answer_frame, no_second_start
 from uedpo.model.families import Family, family_of
 from uedpo.model.hf import HFModel, lora
 from uedpo.model.lora import AddingLinear, add_lora
@@ -184,14 +183,3 @@ def test_paligemma_and_unknown_layouts_are_refused():
         Family().lora_targets(odd)
     with pytest.raises(InputError, match="no projector is known for model type 'odd'"):
         Family().projector_paths(odd)
-
-
-def test_answers_begin_and_end_as_the_template_says():
-    colon, marked = (backbones.processor(f) for f in ("llava", "qwen2_vl"))
-    assert answer_frame(colon) == (" ", colon.tokenizer.eos_token_id)
-    assert answer_frame(marked) == ("", backbones.IDS["<|im_end|>"])
-    assert answer_frame(backbones.processor("idefics3")) == (" ", backbones.IDS["<end_of_utterance>"])
-    micro = HFModel("uedpo:micro_llava").processor()
-    assert answer_frame(micro) == (" ", micro.tokenizer.eos_token_id)
-    assert no_second_start(colon, "<s>USER") == {"add_special_tokens": False}
-    assert no_second_start(colon, "USER") == {}

@@ -1,14 +1,17 @@
+from uedpo.data.prompts import pair_turns
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import contradicts, scene_of, token_truth
+from uedpo.model.chat import AnswerFrame
 from uedpo.model.hf import HFModel
 
 
 def test_truth_follows_the_words():
-    tokenizer = HFModel("uedpo:micro_llava").processor().tokenizer
+    processor = HFModel("uedpo:micro_llava").processor()
+    frame, tokenizer = AnswerFrame(processor), processor.tokenizer
     for i in range(20):
         pair = MicroWorldPairs("train", 20)[i]
         scene = scene_of(pair)
-        truth = token_truth(pair.chosen, scene, tokenizer)
+        truth = token_truth(pair.chosen, scene, frame.spans(pair_turns(pair), pair.chosen))
         ids = tokenizer(" " + pair.chosen, add_special_tokens=False)["input_ids"]
         assert len(truth) == len(ids) + 1
         assert truth[-1].kind == "end"

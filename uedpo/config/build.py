@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from uedpo.runtime.ranks import rank
 from uedpo.runtime.say import say
 
+CHECKED_ROWS = 2  # against the template's own text, at the start of a run
+
 
 def build_module(cfg: DictConfig, source: Any, corruption: Any, reference_cache: Any = None) -> Any:
     """The Lightning module of a config."""
@@ -73,14 +75,18 @@ def build_reference_cache(cfg: DictConfig, source: Any, processor: Any, data: An
 
 
 def check_layout(config: Any, data: Any, corruption: Any) -> None:
-    """Whether model, processor and corruption agree on how images lie, before weights load.
+    """Whether model, processor, template and corruption agree on images and texts, before weights load.
 
     Raises:
-        InputError: see `PairCollator`, `check_placeholders` and `check_corruption`.
+        InputError: see `PairCollator`, `check_rows`, `check_placeholders` and `check_corruption`.
     """
-    from uedpo.corruption.base import check_corruption
+    from uedpo.corruption.base import check_corruption, check_normalisation
+    from uedpo.data.boundary import check_rows
     from uedpo.model.families import family_of
     from uedpo.scoring.placeholders import check_placeholders
 
     check_corruption(corruption, config.model_type, family_of(config))
-    check_placeholders(data.collate([data.train[0]]), config)
+    first = data.collate([data.train[0]])
+    check_normalisation(corruption, first)
+    check_placeholders(first, config)
+    check_rows(data.collate, [data.train[i] for i in range(min(CHECKED_ROWS, len(data.train)))])

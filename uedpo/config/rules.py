@@ -82,6 +82,12 @@ def _model(at: Any) -> Iterator[str]:
             "gradient; add scoring=plain, or set it to false"
         )
     adapted = at("model", "lora") is not None
+    half, precision = at("model", "dtype") == "bfloat16", at("trainer", "precision")
+    if half and precision == "32-true" and adapted and at("model", "train_projector"):
+        yield (
+            "model.train_projector=true: trains weights in fp32 beside frozen ones in bfloat16, which only "
+            "trainer.precision=bf16-mixed computes with; set it, or model.dtype=float32"
+        )
     for key, fits, remedy in (
         ("quantize", adapted, "trains an adapter: set model.lora, or model.quantize=null"),
         ("reference_quantize", not adapted, "under LoRA the reference is the policy itself: set it to null"),

@@ -26,6 +26,8 @@ def corrupt_batch(corruption: Corruption, batch: PairBatch, step: int) -> Tensor
     """v' of a batch, [N, ...] in the layout of its pixels; None where it has no image."""
     if batch.pixel_values is None:
         return None
+    check_normalisation(corruption, batch)
+    more = {"normalisation": batch.normalisation} if corruption.before_normalising else {}
     return corruption(
         batch.pixel_values,
         batch.image_ids,
@@ -33,7 +35,24 @@ def corrupt_batch(corruption: Corruption, batch: PairBatch, step: int) -> Tensor
         batch.pixel_lengths,
         batch.patch_shape,
         batch.image_inputs.get("pixel_attention_mask"),
+        **more,
     )
+
+
+def check_normalisation(corruption: Corruption, batch: PairBatch) -> None:
+    """Refuse noise before normalisation where nobody says how pixels were normalised, or how they lie.
+
+    Raises:
+        InputError: with the remedy.
+    """
+    pixels = batch.pixel_values
+    if not corruption.before_normalising or pixels is None:
+        return
+    if batch.normalisation is None or (pixels.dim() < 4 and batch.patch_shape is None):
+        raise InputError(
+            "corruption.space=pixel: the processor does not say how it normalises each channel, and how they "
+            "lie; use space=normalised"
+        )
 
 
 def check_corruption(corruption: Corruption, model_type: str, family: Family) -> None:
@@ -64,6 +83,7 @@ class Corruption:
 
     spatial = True  # needs images [C, H, W]
     blanks = False  # makes pictures of zeros
+    before_normalising = False  # is called with the `normalisation` of the batch too
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -11,9 +11,11 @@ from annotated_types import Interval
 from torch import Tensor
 
 from uedpo.corruption.base import Corruption, check_ids, generator_of
+from uedpo.types import Normalisation
 
 NUM_STEPS = 1000
 Schedule = Literal["sigmoid", "linear", "scaled_linear"]
+Space = Literal["normalised", "pixel"]
 Step = Annotated[int, Interval(ge=0, le=NUM_STEPS - 1)]
 # VCD's sigmoid; the DDPM paper's linear; Stable Diffusion's scaled linear
 _BETAS = {"sigmoid": (1e-5, 5e-3), "linear": (1e-4, 2e-2), "scaled_linear": (8.5e-4, 1.2e-2)}
@@ -51,6 +53,7 @@ def corrupt(
     lengths: Sequence[int] | None = None,
     patch_shape: tuple[int, int, int, int] | None = None,
     pixel_mask: Tensor | None = None,
+    normalisation: Normalisation | None = None,
 ) -> Tensor:
     """Diffuse preprocessed pixels to step k: sqrt(abar_k) v + sqrt(1 - abar_k) eps.
 
@@ -65,6 +68,8 @@ def corrupt(
         patch_shape: see `PairBatch`; the copies of a frame get the same noise, or the model, which sums
             over them, would see less of it.
         pixel_mask: [B, tiles, H, W], 0 on pixels that are padding and get no noise.
+        normalisation: mean and standard deviation of each channel. Given, it is the pixels in [0, 1] that are
+            diffused (and not clipped), and normalised afterwards; None diffuses the normalised ones.
 
     Returns:
         Corrupted pixels, same shape, dtype and device.
@@ -80,6 +85,9 @@ def corrupt(
         size = pixel_values.shape[1] if lengths is None else lengths[row]
         shape = [size, *pixel_values.shape[2:]]
         noise[row, :size] = _patch_noise(shape, patch_shape, sample_id, seed, step)
+        if normalisation is not None:
+            kept = float(noise_scheduler(schedule).alphas_cumprod[k])
+            noise[row, :size] = _before_normalising(noise[row, :size], normalisation, patch_shape, kept)
     if pixel_mask is not None:
         noise *= pixel_mask.to(noise.device)[:, :, None]
     steps = torch.full((len(sample_ids),), k, device=pixel_values.device)
@@ -99,6 +107,24 @@ def _patch_noise(
     return one.expand(-1, -1, copies, -1, -1).reshape(shape)
 
 
+def _before_normalising(
+    noise: Tensor, normalisation: Normalisation, patch_shape: tuple[int, int, int, int] | None, kept: float
+) -> Tensor:
+    """What normalised pixels get in the place of `noise`, so that those in [0, 1] have got it.
+
+    With x = s v + m: (sqrt(a) x + sqrt(1 - a) eps - m) / s = sqrt(a) v + sqrt(1 - a) eps', where
+    eps' = (eps - m (1 - sqrt(a)) / sqrt(1 - a)) / s.
+    """
+    mean, std = (torch.tensor(values) for values in normalisation)
+    if patch_shape is None:
+        mean, std = mean[:, None, None], std[:, None, None]
+    else:
+        mean, std = (x[:, None, None, None].expand(patch_shape).flatten() for x in (mean, std))
+    shift = (1 - kept**0.5) / (1 - kept) ** 0.5
+    made: Tensor = (noise - mean * shift) / std
+    return made
+
+
 class Diffusion(Corruption):
     """`corrupt` as a corruption: UE-DPO's and TPO's.
 
@@ -106,16 +132,20 @@ class Diffusion(Corruption):
         k: diffusion step, 0..999.
         schedule: "sigmoid" (VCD's), "linear", "scaled_linear".
         seed: of the noise.
+        space: "normalised" pixels get the noise, or those in [0, 1] before they are normalised ("pixel").
     """
 
     spatial = False
 
-    def __init__(self, k: Step = 500, schedule: Schedule = "sigmoid", seed: int = 0) -> None:
+    def __init__(
+        self, k: Step = 500, schedule: Schedule = "sigmoid", seed: int = 0, space: Space = "normalised"
+    ) -> None:
         if not 0 <= k < NUM_STEPS:
             raise ValueError(f"k={k}: must be in [0, {NUM_STEPS - 1}], the schedule's steps")
         noise_scheduler(schedule)
         super().__init__(seed)
         self.k, self.schedule = k, schedule
+        self.before_normalising = space == "pixel"
 
     def __call__(
         self,
@@ -125,8 +155,12 @@ class Diffusion(Corruption):
         lengths: Sequence[int] | None = None,
         patch_shape: tuple[int, int, int, int] | None = None,
         pixel_mask: Tensor | None = None,
+        normalisation: Normalisation | None = None,
     ) -> Tensor:
         """As in `Corruption`; any layout, and padding gets no noise."""
+        if self.before_normalising and normalisation is None:
+            raise ValueError("corruption.space=pixel needs the normalisation of the pixels")
         options: dict[str, Any] = {"k": self.k, "schedule": self.schedule, "seed": self.seed}
         layout: dict[str, Any] = {"patch_shape": patch_shape, "pixel_mask": pixel_mask}
+        layout["normalisation"] = normalisation if self.before_normalising else None
         return corrupt(pixel_values, sample_ids, step=step, lengths=lengths, **layout, **options)

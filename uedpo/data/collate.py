@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from uedpo.data.prompts import pair_prompt
+from uedpo.data.prompts import pair_turns
 from uedpo.data.spans import sample_weights, token_weights
 from uedpo.data.texts import token_limit
 from uedpo.errors import InputError
-from uedpo.model.chat import answer_frame, no_second_start
+from uedpo.model.chat import TOKEN_TYPES, AnswerFrame, Response, Told
 from uedpo.model.families.family import TILE_SIDES
-from uedpo.types import PairBatch, PreferencePair
+from uedpo.types import Normalisation, PairBatch, PreferencePair
 
-# what processors say of an image, of each tile of it, and of each token, beside ids, mask and pixels
+# what processors say of an image and of each tile of it, beside ids, mask and pixels
 SIDES = ("image_grid_thw", "image_sizes", "batch_num_images", *TILE_SIDES)
-TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
 class EncodedImage(NamedTuple):
@@ -53,8 +52,8 @@ class EncodedPrompt(NamedTuple):
 class PairCollator:
     """Make a `PairBatch`: chosen rows first, right-padded, image placeholders expanded.
 
-    Prompt and response are tokenised apart, so that the boundary never depends on a merge; only the
-    tail of a response is ever cut, and its end token goes with it.
+    A row holds the ids of its whole conversation as the chat template writes it. Its response is what follows
+    the context in which `generate` asks; only the tail of a response is ever cut, its end of turn with it.
 
     Args:
         processor: of the model.
@@ -66,39 +65,43 @@ class PairCollator:
         self.processor = processor
         self.negatives = negatives
         self.max_response_tokens = max_response_tokens
-        self.lead, self.end = answer_frame(processor)
+        self.frame = AnswerFrame(processor)
         pad = processor.tokenizer.pad_token_id
-        self.pad = self.end if pad is None else int(pad)
+        self.pad = self.frame.end if pad is None else int(pad)
         self.max_length = token_limit(processor.tokenizer)
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
-        chosen = [self._prompt(pair, pair.images) for pair in pairs]
+        told = [self._told(pair) for pair in pairs]
+        chosen = [self._prompt(pair, t, pair.images) for pair, t in zip(pairs, told, strict=True)]
         rejected = [
-            prompt if pair.rejected_image is None else self._prompt(pair, pair.rejected_images)
-            for pair, prompt in zip(pairs, chosen, strict=True)
+            prompt if pair.rejected_image is None else self._prompt(pair, t, pair.rejected_images)
+            for pair, t, prompt in zip(pairs, told, chosen, strict=True)
         ]
-        answers = list(zip(*(self._answers(pair) for pair in pairs), strict=True))
+        answers = list(zip(*(t.responses for t in told), strict=True))
         prompts = [*chosen, *rejected, *chosen * (len(answers) - 2)]
-        texts = [text for side in answers for text in side]
-        sequences = [(p.ids, self._response(text)) for p, text in zip(prompts, texts, strict=True)]
-        longest = max(len(p) + len(r) for p, r in sequences)
+        responses = [response for side in answers for response in side]
+        sequences = [
+            (p.ids[: len(p.ids) - r.swallowed], *self._cut(r))
+            for p, r in zip(prompts, responses, strict=True)
+        ]
+        longest = max(sum(map(len, sequence)) for sequence in sequences)
         if longest > self.max_length:
             worst = max(range(len(sequences)), key=lambda i: sum(map(len, sequences[i]))) % len(pairs)
             raise InputError(
                 f"row {pairs[worst].id}: needs {longest} tokens with its image, the model takes "
                 f"{self.max_length}; lower data.max_response_tokens, or leave the row out"
             )
-        width = max(len(r) for _, r in sequences)
+        width = max(len(r) for _, r, _ in sequences)
         rows = len(sequences)
         input_ids = torch.full((rows, longest), self.pad)
         attention = torch.zeros(rows, longest, dtype=torch.long)
         tokens = torch.full((rows, width), self.pad)
         mask = torch.zeros(rows, width, dtype=torch.bool)
         positions = torch.zeros(rows, width, dtype=torch.long)
-        for i, (prefix, response) in enumerate(sequences):
+        for i, (prefix, response, rest) in enumerate(sequences):
             total = len(prefix) + len(response)
-            input_ids[i, :total] = torch.tensor(prefix + response)
-            attention[i, :total] = 1
+            input_ids[i, : total + len(rest)] = torch.tensor(prefix + response + rest)
+            attention[i, : total + len(rest)] = 1
             tokens[i, : len(response)] = torch.tensor(response)
             mask[i, : len(response)] = True
             positions[i, : len(response)] = torch.arange(len(prefix) - 1, total - 1)
@@ -108,7 +111,7 @@ class PairCollator:
                 inputs[name] = torch.zeros_like(input_ids)
                 for i, prompt in enumerate(prompts):
                     if name in prompt.types:
-                        inputs[name][i, : len(prompt.ids)] = prompt.types[name]
+                        inputs[name][i, : len(prompt.ids)] = prompt.types[name][: len(prompt.ids)]
         images, shown, rows_of = _numbered(prompts)
         pixels, lengths = _pixels(images, [pairs[row % len(pairs)].id for row in rows_of])
         sides = [image.sides for image in images if image is not None]
@@ -125,13 +128,26 @@ class PairCollator:
             pixel_lengths=lengths,
             patch_shape=_patch_shape(self.processor, pixels, sides),
             images=shown,
-            token_weights=token_weights(self.processor.tokenizer, pairs, mask, self.lead),
+            normalisation=_normalisation(self.processor),
+            token_weights=token_weights(self.frame, pairs, mask),
             sample_weights=sample_weights(pairs),
         )
 
     def num_response_tokens(self, pair: PreferencePair) -> int:
         """Tokens of all responses of a row that are kept."""
-        return sum(len(self._response(text)) for text in self._answers(pair))
+        return sum(len(self._cut(response)[0]) for response in self._told(pair).responses)
+
+    def _cut(self, response: Response) -> tuple[list[int], list[int]]:
+        """What is kept of a response, and what follows its end of turn where that is kept."""
+        if len(response.ids) > self.max_response_tokens:
+            return response.ids[: self.max_response_tokens], []
+        return response.ids, response.rest
+
+    def _told(self, pair: PreferencePair) -> Told:
+        try:
+            return self.frame.tell(pair_turns(pair), self._answers(pair))
+        except InputError as error:
+            raise InputError(f"row {pair.id}: {error}") from None
 
     def _answers(self, pair: PreferencePair) -> tuple[str, ...]:
         if not self.negatives:
@@ -148,12 +164,11 @@ class PairCollator:
             return None
         return torch.tensor(scores).T.flatten()
 
-    def _prompt(self, pair: PreferencePair, images: tuple[Any, ...]) -> EncodedPrompt:
-        text = pair_prompt(self.processor, pair)
+    def _prompt(self, pair: PreferencePair, told: Told, images: tuple[Any, ...]) -> EncodedPrompt:
         given = {"images": list(images)} if images else {}
-        start = no_second_start(self.processor, text)
+        options = self.frame.options(told.probe)
         try:
-            made = self.processor(**given, text=[text], return_tensors="pt", **start)
+            made = self.processor(**given, text=[told.probe], return_tensors="pt", **options)
         except ValueError as error:  # transformers', of a prompt that places another number of images
             reason = " ".join(str(error).split())[:300]
             raise InputError(
@@ -165,11 +180,7 @@ class PairCollator:
             raise InputError(f"the processor makes {sorted(extra)}, which this collator does not carry yet")
         types = {name: made[name][0] for name in TOKEN_TYPES if name in made}
         apart = _apart(pair, made, len(images)) if "pixel_values" in made else []
-        return EncodedPrompt(made["input_ids"][0].tolist(), types, apart)
-
-    def _response(self, text: str) -> list[int]:
-        ids = self.processor.tokenizer(self.lead + text.strip(), add_special_tokens=False)["input_ids"]
-        return list([*ids, self.end][: self.max_response_tokens])
+        return EncodedPrompt(self.frame.context(told, made["input_ids"][0].tolist()), types, apart)
 
 
 def _apart(pair: PreferencePair, made: Any, num: int) -> list[EncodedImage]:
@@ -250,3 +261,12 @@ def _patch_shape(
     if side is None or copies is None:
         return None
     return pixels.shape[-1] // (copies * side * side), copies, side, side
+
+
+def _normalisation(processor: Any) -> Normalisation | None:
+    """See `PairBatch`."""
+    images = getattr(processor, "image_processor", None)
+    mean, std = getattr(images, "image_mean", None), getattr(images, "image_std", None)
+    if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
+        return None
+    return (tuple(mean), tuple(std)) if getattr(images, "do_normalize", True) else None

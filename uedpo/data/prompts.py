@@ -1,22 +1,20 @@
-"""The prompt of a pair in a model's own chat template: earlier turns, and images where they stand."""
+"""The conversation of a pair as chat templates take it: earlier turns, and images where they stand."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from uedpo.model.chat import Turn
 from uedpo.types import PreferencePair
 
 
-def pair_prompt(processor: Any, pair: PreferencePair) -> str:
-    """All turns up to the answer, with the template's mark for each image of the pair."""
+def pair_turns(pair: PreferencePair) -> list[Turn]:
+    """All turns up to the answer, with a block for each image of the pair."""
     turns = [*pair.history, ("user", pair.prompt)]
     first = next(number for number, (role, _) in enumerate(turns) if role == "user")
     places = pair.image_at or ((first, 0),) * len(pair.images)
-    messages = [
+    return [
         {"role": role, "content": _content(text, [at for turn, at in places if turn == number])}
         for number, (role, text) in enumerate(turns)
     ]
-    return str(processor.apply_chat_template(messages, add_generation_prompt=True))
 
 
 def _content(text: str, places: list[int]) -> list[dict[str, str]]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from uedpo.data.prompts import pair_turns
 from uedpo.data.rows import CheckedPairs
 from uedpo.errors import InputError
+from uedpo.model.chat import AnswerFrame
 from uedpo.types import PreferencePair, Span
 
 
-def token_weights(tokenizer: Any, pairs: Sequence[PreferencePair], mask: Tensor, lead: str) -> Tensor | None:
+def token_weights(frame: AnswerFrame, pairs: Sequence[PreferencePair], mask: Tensor) -> Tensor | None:
     """[K B, T]: a token weighs the mean of its characters, and 1 where no span covers it; further negatives,
     and the end token, weigh 1. None where no pair has spans.
 
     Args:
         mask: [K B, T], True on response tokens.
-        lead: what the collator puts before a response.
 
     Raises:
         InputError: the tokenizer does not say which characters a token has.
@@ -28,32 +28,27 @@ def token_weights(tokenizer: Any, pairs: Sequence[PreferencePair], mask: Tensor,
         return None
     weights = torch.ones(mask.shape)
     sides = (
-        *((pair.chosen, pair.chosen_weights) for pair in pairs),
-        *((pair.rejected, pair.rejected_weights) for pair in pairs),
+        *((pair, pair.chosen, pair.chosen_weights) for pair in pairs),
+        *((pair, pair.rejected, pair.rejected_weights) for pair in pairs),
     )
-    for row, (text, spans) in enumerate(sides):
+    for row, (pair, text, spans) in enumerate(sides):
         if spans:
-            values = response_weights(tokenizer, text, spans, lead)[: int(mask[row].sum())]
+            values = response_weights(frame, pair, text, spans)[: int(mask[row].sum())]
             weights[row, : len(values)] = torch.tensor(values)
     return weights
 
 
-def response_weights(tokenizer: Any, text: str, spans: Sequence[Span], lead: str) -> list[float]:
-    """One weight for each token of a response, without its end token; raises as `token_weights` does."""
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{type(tokenizer).__name__} does not say which characters a token has; leave chosen_weights and "
-            "rejected_weights out, or use the fast tokenizer of the model"
-        )
+def response_weights(
+    frame: AnswerFrame, pair: PreferencePair, text: str, spans: Sequence[Span]
+) -> list[float]:
+    """One weight for each token of a response; raises as `token_weights` does."""
     characters = [1.0] * len(text)
     for start, end, weight in spans:
         characters[start:end] = [weight] * (end - start)
-    # as the collator tokenises it: without space around, after the lead
-    first, n = len(text) - len(text.lstrip()), len(lead)
-    made = tokenizer(lead + text.strip(), add_special_tokens=False, return_offsets_mapping=True)
+    first = len(text) - len(text.lstrip())
     weights = []
-    for begin, end in made["offset_mapping"]:
-        own = characters[max(begin - n, 0) + first : max(end - n, 0) + first]
+    for begin, end in frame.spans(pair_turns(pair), text):
+        own = characters[begin + first : end + first]
         weights.append(sum(own) / len(own) if own else 1.0)
     return weights
 

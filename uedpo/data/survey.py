@@ -66,7 +66,7 @@ def measure(pair: PreferencePair, collate: PairCollator, config: Any) -> Measure
     placeholders = [row.count(image_token) for row in batch.inputs["input_ids"].tolist()]
     responses, whole = batch.mask.sum(1).tolist(), batch.inputs["attention_mask"].sum(1).tolist()
     lengths = {
-        "prompt": whole[0] - responses[0] - placeholders[0],
+        "prompt": batch.prefix_lengths[0] - placeholders[0],
         "image": placeholders[0],
         "chosen": responses[0],
         "rejected": responses[1],
@@ -75,7 +75,8 @@ def measure(pair: PreferencePair, collate: PairCollator, config: Any) -> Measure
     # a response ends with the end token unless it was cut
     lasts = [int(batch.tokens[row, n - 1]) for row, n in enumerate(responses)]
     cut = sum(
-        n == collate.max_response_tokens and t != collate.end for n, t in zip(responses, lasts, strict=True)
+        n == collate.max_response_tokens and t != collate.frame.end
+        for n, t in zip(responses, lasts, strict=True)
     )
     problem = "" if image_token is None else _placeholder_problem(pair, placeholders)
     return Measured(lengths, len(pair.images), cut, problem)

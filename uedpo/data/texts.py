@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from uedpo.data.prompts import pair_prompt
+from uedpo.data.prompts import pair_turns
 from uedpo.data.rejects import Ledger, RowProblem
-from uedpo.model.chat import answer_frame
+from uedpo.errors import InputError
+from uedpo.model.chat import AnswerFrame, Turn
 from uedpo.types import PreferencePair
 
 # tokenizers without a limit say 1e30
 _NO_LIMIT = 10**9
+FRAME_TOKENS = 4  # that a response may have beside those of its text: white space before it, its end of turn
 
 
 class TextRules:
@@ -25,9 +27,8 @@ class TextRules:
     """
 
     def __init__(self, processor: Any, max_response_tokens: int, negatives: bool, ledger: Ledger) -> None:
-        self.processor = processor
         self.tokenizer, self.max_tokens = processor.tokenizer, max_response_tokens
-        self.lead = answer_frame(processor).lead
+        self.frame = AnswerFrame(processor)
         self.needs_negatives, self.num_negatives = negatives, 0
         self.ledger = ledger
         self.control = re.compile("|".join(re.escape(t) for t in control_tokens(processor)))
@@ -42,8 +43,8 @@ class TextRules:
         responses = {"chosen": pair.chosen, "rejected": pair.rejected}
         for field, text in {"prompt": pair.prompt, **responses}.items():
             self._no_control(field, text)
-        if pair.history:
-            self._history(pair)
+        for _, text in pair.history:
+            self._no_control("history", text)
         if self.needs_negatives:
             self._negatives(pair)
         if self._longer("".join([*(text for _, text in pair.history), pair.prompt]), self.max_prompt):
@@ -52,13 +53,13 @@ class TextRules:
                 "PROMPT_TOO_LONG",
                 f"has over {self.max_prompt} tokens, the model's limit; shorten it",
             )
-        cut = [
-            field
-            for field, text in responses.items()
-            if self._longer(self.lead + text.strip(), self.max_tokens - 1)
-        ]
-        same = len(cut) == 2 and pair.rejected_image is None
-        if same and self._kept(pair.chosen) == self._kept(pair.rejected):
+        turns = pair_turns(pair)
+        self._written(pair, turns)
+        if all(len(text.encode()) + FRAME_TOKENS <= self.max_tokens for text in responses.values()):
+            return  # a token covers a byte at least, so most texts need no tokenizer to be known as short
+        told = [made.ids for made in self.frame.tell(turns, list(responses.values())).responses]
+        cut = [ids[: self.max_tokens] for ids in told if len(ids) > self.max_tokens]
+        if len(cut) == 2 and pair.rejected_image is None and cut[0] == cut[1]:
             raise RowProblem(
                 "rejected", "IDENTICAL_AFTER_CUT",
                 f"and chosen are the same in their first {self.max_tokens} tokens; "
@@ -73,17 +74,21 @@ class TextRules:
                 field, "CONTROL_TOKEN", f"holds {found[0]!r}, a control token of the model; remove it"
             )
 
-    def _history(self, pair: PreferencePair) -> None:
-        """Some templates refuse a system turn; others leave out what they do not know."""
-        for _, text in pair.history:
-            self._no_control("history", text)
-        try:
-            made, reason = pair_prompt(self.processor, pair), "leaves a turn out"
-        except Exception as error:  # jinja's, raised by the template itself
-            made, reason = "", f"refuses these turns ({str(error).splitlines()[0][:120]})"
-        # templates may strip the text of a turn
-        if not all(text.strip() in made for _, text in pair.history):
-            raise RowProblem("history", "TEMPLATE", f"does not go: the chat template {reason}; drop the row")
+    def _written(self, pair: PreferencePair, turns: list[Turn]) -> None:
+        """Some templates refuse a system turn, leave out what they do not know, or write another answer."""
+        others = pair.negatives if self.needs_negatives else ()
+        answers = [("chosen", pair.chosen), ("rejected", pair.rejected), *(("negatives", n) for n in others)]
+        for field, text in answers:
+            try:
+                made, _ = self.frame.conversation(turns, text)
+            except InputError as error:
+                where = "history" if pair.history and "refuses" in str(error) else field
+                raise RowProblem(where, "TEMPLATE", f"does not go: {error}; drop the row") from None
+            # templates may strip the text of a turn
+            if not all(said.strip() in made for _, said in pair.history):
+                raise RowProblem(
+                    "history", "TEMPLATE", "does not go: the chat template leaves a turn out; drop the row"
+                )
 
     def _negatives(self, pair: PreferencePair) -> None:
         self.num_negatives = self.num_negatives or len(pair.negatives)
@@ -99,14 +104,10 @@ class TextRules:
             self._no_control("negatives", text)
 
     def _longer(self, text: str, limit: int) -> bool:
-        # a token covers a byte at least, so most texts need no tokenizer to be known as short
-        return len(text.encode()) > limit and len(self._ids(text)) > limit
-
-    def _kept(self, text: str) -> list[int]:
-        return self._ids(self.lead + text.strip())[: self.max_tokens]
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return (
+            len(text.encode()) > limit
+            and len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) > limit
+        )
 
 
 def control_tokens(processor: Any) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from uedpo.model.chat import chat_prompt, no_second_start
+from uedpo.model.ask import ask, ends_of
+from uedpo.model.chat import AnswerFrame
 
 
 @torch.no_grad()
@@ -32,24 +33,17 @@ def generate(
     model.eval()
     device = next(model.parameters()).device
     prompts = [prompt] * len(images) if isinstance(prompt, str) else prompt
-    texts = [chat_prompt(processor, p) for p in prompts]
+    frame = AnswerFrame(processor)
     # a model's own generation config may ask for more; these are all that shape an answer
     sampling: dict[str, Any] = {"do_sample": False, "num_beams": num_beams, "repetition_penalty": 1.0}
+    sampling |= {"eos_token_id": ends_of(frame, model)}
     if temperature > 0:
         sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     try:
         for start in range(0, len(images), batch_size):
             stop = start + batch_size
-            inputs = processor(
-                images=[[image] for image in images[start:stop]],  # some take a flat list for one row's
-                text=texts[start:stop],
-                return_tensors="pt",
-                padding=True,
-                padding_side="left",
-                **no_second_start(processor, texts[start]),
-            )
-            ids = model.generate(**inputs.to(device), max_new_tokens=max_new_tokens, **sampling)
-            answers = ids[:, inputs["input_ids"].shape[1] :]
-            yield from (a.strip() for a in processor.batch_decode(answers, skip_special_tokens=True))
+            inputs = ask(frame, images[start:stop], prompts[start:stop]).to(device)
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **sampling)
+            yield from (frame.answer(row) for row in ids[:, inputs["input_ids"].shape[1] :])
     finally:
         model.train(training)

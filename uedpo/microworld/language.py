@@ -26,7 +26,7 @@ VOCABULARY = 768
 OMIT = 0.15  # probability that a training caption leaves out a small item
 # Same turns as LLaVA-1.5; content is a string or a list of typed parts.
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ 'USER: ' if m['role'] == 'user' else ' ASSISTANT:' }}"
+    "{% for m in messages %}{{ 'USER: ' if m['role'] == 'user' else ' ASSISTANT: ' }}"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
     "{% if p['type'] == 'image' %}<image>\n{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}"
     "{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"

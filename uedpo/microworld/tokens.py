@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from uedpo.microworld.grammar import SIZE_WORDS
 from uedpo.microworld.scene import COLOURS, Scene, make_scene
@@ -38,17 +38,20 @@ def scene_of(pair: PreferencePair) -> Scene:
     return make_scene(split, int(index))
 
 
-def token_truth(text: str, scene: Scene, tokenizer: Any) -> list[TokenTruth]:
-    """Truth of each token of a response, the end token included, as `PairCollator` tokenises it."""
-    spaced = " " + text.strip()
-    reading = judge(read(spaced), scene)
-    offsets = tokenizer(spaced, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+def token_truth(text: str, scene: Scene, spans: Sequence[tuple[int, int]]) -> list[TokenTruth]:
+    """Truth of each token of a response.
+
+    Args:
+        spans: the characters of `text.strip()` that each token has; the last is the end token.
+    """
+    text = text.strip()
+    reading = judge(read(text), scene)
+    spans = [*spans[:-1], (0, 0)]
     sizes = {}
     for mention in reading.mentions:
         item = scene.find(mention.category)
         for i in (mention.noun, *mention.attributes):
             sizes[reading.words[i].start] = item.size if item else ""
-    spans = [*offsets, (0, 0)]
     result = []
     for (start, end), (kind, right) in zip(spans, token_classes(reading, spans), strict=True):
         word = next((w for w in reading.words if w.start < end and w.end > start), None)

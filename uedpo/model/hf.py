@@ -50,13 +50,23 @@ def lora(
     return Lora(r, alpha, dropout, target_modules)
 
 
+def _train_in_fp32(model: Any, whole: bool) -> None:
+    """Hold what is trained in fp32 at least: bf16 has eight bits, and a step of 1e-6 would be rounded away.
+
+    A model that is trained whole is all fp32: some put features of the tower among embeddings as they are.
+    """
+    for parameter in model.parameters():
+        if (whole or parameter.requires_grad) and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
 class HFModel:
     """Where a model comes from and how it is trained.
 
     Args:
         path: hub id, local folder, or "uedpo:micro_llava" for the one in this package.
         revision: commit of a hub id.
-        dtype: of the frozen weights; float64 is for comparing runs, not for training.
+        dtype: of the frozen weights; trained ones are fp32 at least. float64 is for comparing runs.
         attn_implementation: of transformers.
         lora: adapter options, or None to train the whole language model against a frozen copy.
         gradient_checkpointing: recompute activations in the backward pass.
@@ -292,5 +302,6 @@ class HFModel:
 
             targets = self.lora.target_modules or family.lora_targets(model)
             model = add_lora(model, self.lora.r, self.lora.alpha, self.lora.dropout, targets, projectors)
+        _train_in_fp32(model, whole=self.lora is None)
         # from_pretrained returns eval mode, where transformers skips gradient checkpointing
         return model.train(), reference

@@ -8,11 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from uedpo.model.chat import chat_prompt, no_second_start
+from uedpo.errors import InputError
+from uedpo.model.ask import ask
+from uedpo.model.chat import AnswerFrame, user_turn
 
 # settings without which a processor that takes them cannot count the tokens of an image
 COUNTING = ("patch_size", "vision_feature_select_strategy", "image_seq_length")
 SIDE = 64  # pixels of the picture that a processor is tried on
+QUESTION = "What is it?"
 
 
 def missing_settings(processor: Any) -> list[str]:
@@ -33,13 +36,12 @@ def missing_settings(processor: Any) -> list[str]:
 def untried(processor: Any) -> str | None:
     """Why the processor cannot make one turn with a picture, in one line; None where it can."""
     try:
-        text = chat_prompt(processor, "What is it?")
-    except Exception as error:  # jinja's, or what a template raises itself
-        return f"chat_template.jinja (or chat_template of tokenizer_config.json) {_raises(error)}"
+        frame = AnswerFrame(processor)
+        frame.tell(user_turn(QUESTION), ())
+    except InputError as error:
+        return f"chat_template.jinja (or chat_template of tokenizer_config.json): {error}"
     try:
-        picture = Image.new("RGB", (SIDE, SIDE))
-        start = no_second_start(processor, text)
-        processor(images=[picture], text=[text], return_tensors="pt", **start)
+        ask(frame, [Image.new("RGB", (SIDE, SIDE))], [QUESTION])
     except Exception as error:  # of any library, for a property of a file
         return (
             f"its processor (processor_config.json, preprocessor_config.json) {_raises(error)} on a picture"

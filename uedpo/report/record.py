@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from uedpo.data.prompts import pair_turns
 from uedpo.evaluation.decode import generate
 from uedpo.evaluation.generate import weights_digest
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.tokens import scene_of, token_truth
 from uedpo.microworld.truth import judge, read
+from uedpo.model.chat import AnswerFrame
 from uedpo.report.classes import class_table
 from uedpo.report.trace import Truth, trace_pairs
 from uedpo.runtime.progress import late_bar
@@ -71,7 +73,8 @@ def truth_of(pairs: Any, processor: Any) -> Truth | None:
     """The exact truth of each token, which only the micro-world has."""
     if not isinstance(pairs, MicroWorldPairs):
         return None
-    return lambda pair, text: token_truth(text, scene_of(pair), processor.tokenizer)
+    frame = AnswerFrame(processor)
+    return lambda pair, text: token_truth(text, scene_of(pair), frame.spans(pair_turns(pair), text))
 
 
 def environment(module: Any, data: Any, setting: str, seconds: float) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def environment(module: Any, data: Any, setting: str, seconds: float) -> dict[st
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": gpu or f"{device.type}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
         "devices": module.trainer.world_size,
+        "attention": module.attention(module.trainer),
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data_sha256": data.fingerprint(),

@@ -24,6 +24,7 @@ _NEUTRAL = {
     "model.reference_quantize": None,
     "model.train_projector": False,
     "model.lora.target_modules": None,
+    "corruption.space": "normalised",
 }
 
 

@@ -6,6 +6,7 @@ model that trained this way still generates.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-varlen_attn: Any
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # older torch; the segments compute the same, slower on a GPU
-    varlen_attn = None
+from uedpo.scoring.varlen import HALF, Kernel, branch, compute_dtype, kernel
 
 NAME = "shared_prefix"
 
@@ -84,9 +81,11 @@ def shared_prefix_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    half = query.dtype in (torch.bfloat16, torch.float16)  # all that the kernel takes
-    if varlen_attn is not None and query.is_cuda and half and dropout == 0:
-        return _varlen(query, key, value, scaling, prefix_layout), None
+    dtype = compute_dtype(query)
+    call = _kernel(query.device, dtype in HALF, query.shape[-1]) if dropout == 0 else None
+    if call is not None:
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        return _varlen(call, query, key, value, scaling, prefix_layout), None
     last = getattr(module, "reads_needed_only", False)
     return _segments(query, key, value, dropout, scaling, prefix_layout, last), None
 
@@ -126,24 +125,21 @@ def _segments(
     return torch.cat([x.transpose(1, 2) for x in done], 1)
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, layout: PrefixLayout) -> Tensor:
+@functools.cache
+def _kernel(device: torch.device, half: bool, head_dim: int) -> Kernel | None:
+    return kernel(branch(device, half, head_dim))
+
+
+def _varlen(
+    call: Kernel, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, layout: PrefixLayout
+) -> Tensor:
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [S, heads, D]
     keys, values = (_repeat_prefixes(x, layout) for x in (key, value))
     cu_queries, cu_keys = layout.offsets(query.device)
-    out = varlen_attn(
-        query.contiguous(),
-        keys,
-        values,
-        cu_queries,
-        cu_keys,
-        max(layout.pieces),
-        max(layout.key_lengths),
-        scale=scaling,
-        window_size=(-1, 0),  # causal, aligned at the bottom right: a response sees all of its prefix
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    result: Tensor = out[None]
-    return result
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    longest = max(layout.pieces), max(layout.key_lengths)
+    result: Tensor = call(query.contiguous(), keys, values, cu_queries, cu_keys, *longest, scale)
+    return result[None]
 
 
 def _repeat_prefixes(x: Tensor, layout: PrefixLayout) -> Tensor:

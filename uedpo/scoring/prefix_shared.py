@@ -139,20 +139,20 @@ def _tower(base: Any, batch: PairBatch, pixel_values: Tensor, shown: Sequence[in
 
 
 def sharing(batch: PairBatch) -> list[list[int]]:
-    """Rows of `batch` that share a prompt and its images: all of a pair, or fewer where images differ."""
-    groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    """Rows of `batch` that share a prompt and its images: all of a pair, or fewer where images differ, or the
+    first token of a response swallows the end of its prompt."""
+    groups: dict[tuple[int, tuple[int, ...], int], list[int]] = {}
     num_pairs = len(batch.ids)
     for i in range(num_pairs):
         for row in range(i, len(batch.images), num_pairs):
-            groups.setdefault((i, batch.images[row]), []).append(row)
+            groups.setdefault((i, batch.images[row], batch.prefix_lengths[row]), []).append(row)
     return list(groups.values())
 
 
 def pack(model: Any, batch: PairBatch) -> Packed:
     """Lay out `batch` for `model`."""
     base = unwrap(model)
-    prefixes = (batch.positions[:, 0] + 1).tolist()
-    lengths = batch.mask.sum(1).tolist()
+    prefixes, lengths = batch.prefix_lengths, batch.response_lengths
     fed = [max(0, length - 1) for length in lengths]  # nothing follows a last token: it is no input
     ids: list[Tensor] = []
     positions: list[Tensor] = []
