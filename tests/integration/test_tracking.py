@@ -1,13 +1,13 @@
 """What a run leaves in W&B, read back from the files of an offline run."""
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
 
 from tests.integration.test_run import TINY
 from tests.security.test_secrets import CANARIES, go, hits
+from uedpo.logger.offline import messages
 from uedpo.logger.wandb import PREFIXES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,23 +24,6 @@ def records(folder: Path):
         record.ParseFromString(data)
         found.append(record)
     return found
-
-
-def messages(log: bytes, block=32_768):
-    """Payloads of a LevelDB log after W&B's 7 bytes: blocks of pieces (crc 4, length 2, kind 1, data)."""
-    assert log[:4] == b":W&B"
-    position, whole = 7, b""
-    while position + 7 <= len(log):
-        room = block - position % block
-        if room < 7:
-            position += room
-            continue
-        length, kind = struct.unpack_from("<HB", log, position + 4)
-        whole += log[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole message, or its last piece
-            yield whole
-            whole = b""
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_every_module_that_a_page_runs_is_there(page):
 def test_every_choice_that_a_page_names_is_there(page):
     for group, names in re.findall(r"(?:^|[\s`'\[])\+?(\w+)=([\w,]+)(?=[\s`'\]]|$)", code_of(page)):
         for name in names.split(",") if group in CHOICES else []:
-            if name not in ("null", "auto", *MADE_UP) and not name[0].isupper():
+            if name not in ("null", "auto", *MADE_UP) and name and not name[0].isupper():
                 assert name in CHOICES[group], f"{group}={name}"
 
 

@@ -16,6 +16,7 @@ from torch import distributed
 from uedpo.callbacks.checkpoint_files import checkpoints, remove
 from uedpo.errors import GuardError, InputError
 from uedpo.logger.csv import MetricsCSV
+from uedpo.logger.wandb import WandbRun
 from uedpo.model.sharded import whole
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import sync_folder
@@ -68,9 +69,8 @@ class Checkpoints(Checkpoint):
         self.saved = trainer.global_step
         if self._continues(trainer):
             preemption.go_on_with(f"hydra.run.dir={trainer.default_root_dir} resume=auto")
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV) and trainer.is_global_zero:
-                logger.keep(self.loaded.get("rows", 0) if self._continues(trainer) else 0)
+        if trainer.is_global_zero:
+            self._continue_logs(trainer)
         if self.loaded:
             set_rng_state(self.loaded["rng"][trainer.global_rank], pl_module.device)
 
@@ -118,6 +118,17 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.loaded = checkpoint[STATE]
+
+    def _continue_logs(self, trainer: pl.Trainer) -> None:
+        """Put the loggers where the checkpoint is: metrics.csv is the record, W&B gets what it lacks."""
+        kept: list[dict[str, str]] = []
+        continues = self._continues(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                kept = logger.keep(self.loaded.get("rows", 0) if continues else 0)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun) and continues:
+                logger.catch_up(kept)
 
     def _continues(self, trainer: pl.Trainer) -> bool:
         """Whether the loaded checkpoint is this run directory's own, and so are the rows before it."""

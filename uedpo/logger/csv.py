@@ -56,9 +56,8 @@ class MetricsCSV(Logger):
         self._file.flush()
         self.rows += 1
 
-    @rank_zero_only
-    def keep(self, rows: int) -> None:
-        """Continue after the first so many rows of the file; later ones are of steps to be done again.
+    def keep(self, rows: int) -> list[dict[str, str]]:
+        """Continue after the first so many rows of the file, and return them; later ones will come again.
 
         Raises:
             InputError: the file has fewer.
@@ -72,6 +71,7 @@ class MetricsCSV(Logger):
         columns = sorted({key for row in found for key, value in row.items() if value})
         self._rewrite(found, columns)
         self.rows = rows
+        return found
 
     def sync(self) -> int:
         """Bring all rows to the disk; returns how many there are."""

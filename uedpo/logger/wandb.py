@@ -9,6 +9,7 @@ import base64
 import io
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +23,11 @@ from hydra.types import RunMode
 from markupsafe import Markup
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from uedpo.errors import InputError
 from uedpo.logger import STEP
+from uedpo.logger.offline import parts, written
 from uedpo.runtime.say import say
 
 # metric -> what W&B keeps of its curve as the run's summary; else the last value
@@ -84,6 +87,26 @@ class WandbRun(WandbLogger):
             settings={"silent": True},  # its summary of a run is longer than the run's own output
         )
         self._wandb_init.pop("anonymous", None)  # Lightning passes it, W&B warns of it
+        self._written: set[tuple[int, str]] = set()
+
+    def catch_up(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Continue a run that has offline parts: log what they lack, and from now on no more than that.
+
+        Args:
+            rows: of metrics.csv, up to the checkpoint that the run continues from.
+        """
+        folder = Path(self.save_dir or ".")
+        if not parts(folder):
+            return
+        self._written = written(folder)
+        for row in rows:
+            self.log_metrics({k: float(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        left = {name: v for name, v in metrics.items() if (step, name) not in self._written}
+        if left.keys() - {"epoch"} or not metrics:
+            super().log_metrics(left, step)
 
     @property
     def experiment(self) -> Any:
@@ -235,4 +258,5 @@ def closing() -> Iterator[None]:
             offline = run.settings.mode != "online"
             wandb.finish(exit_code=0 if ok else 1)
             if offline:
-                say(f"W&B: this run is on disk; upload it with: wandb sync {folder}")
+                named = shlex.join(map(str, parts(folder.parents[1]) or [folder]))
+                say(f"W&B: this run is on disk; upload it with: wandb sync {named}")
