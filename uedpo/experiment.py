@@ -329,7 +329,7 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
     processor = source.processor()
     source.check(processor, source.config())
     if rank() == 0:
-        hints = (source.pin_hint(source.config()), source.time_hint(processor))
+        hints = (source.pin_hint(source.config()), source.pad_hint(), source.time_hint(processor))
         say("\n".join([*(hint for hint in hints if hint), *effective_lines(cfg, source.config())]))
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     if cfg.trainer.val_every_n_batches:

@@ -153,6 +153,9 @@ def main() -> None:
     try:
         check_flags(sys.argv[1:])
         arguments = command_line_parser().parse_args()
+        if arguments.hydra_help:  # Hydra's own lists flags that do nothing here
+            command_line_parser().print_usage()
+            sys.exit()
         if arguments.help:
             print(f"{__doc__}\n{groups()}")
             sys.exit()

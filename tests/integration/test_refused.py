@@ -144,6 +144,7 @@ REFUSED = [
 READS = [
     ("uedpo.run", ["--help"]),
     ("uedpo.run", ["--cfg", "job", RUN]),
+    ("uedpo.run", ["--hydra-help"]),
     ("uedpo.check", ["--help"]),
     ("uedpo.plan", ["device=cpu", "rows=2"]),
     ("uedpo.explain", ["--help"]),
@@ -258,3 +259,10 @@ def test_explain_leaves_the_checkout_alone(work, model):
     assert code == 0, err[-1500:]
     assert (work / "outputs/explain.html").is_file()
     assert not (work / "explain.html").exists()
+
+
+def test_completion_is_not_offered(work):
+    for flag in ("--help", "--hydra-help"):
+        code, _, out = command(work, "uedpo.run", flag)
+        assert code == 0
+        assert "completion" not in out.lower()

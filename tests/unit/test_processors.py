@@ -104,3 +104,15 @@ def test_a_template_that_writes_the_time_is_warned_of_by_name(folder):
     hint = source.time_hint(source.processor())
     assert str(folder) in hint
     assert "strftime_now" in hint
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_the_end_token_and_says_so(folder):
+    change(folder / "tokenizer_config.json", lambda about: about.pop("pad_token"))
+    source = HFModel(str(folder))
+    processor = source.processor()
+    source.check(processor, source.config())
+    assert processor.tokenizer.pad_token_id == processor.tokenizer.eos_token_id
+    assert "tokenizer_config.json has no pad_token" in source.pad_hint()
+    made = processor(text=["a cup", "a cup on a table"], padding=True)  # as an evaluation does
+    assert len({len(ids) for ids in made["input_ids"]}) == 1
+    assert HFModel("uedpo:micro_llava").pad_hint() is None

@@ -93,6 +93,7 @@ class HFModel:
         self.train_projector = train_projector
         self.dtype, self.attn_implementation = dtype, attn_implementation
         self.gradient_checkpointing = gradient_checkpointing
+        self.pads_with_end = False
 
     @property
     def location(self) -> str:
@@ -127,7 +128,12 @@ class HFModel:
             InputError: there is none, or it needs code of its own.
         """
         with self._loading("processor") as folder:
-            return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = getattr(processor, "tokenizer", None)
+            if tokenizer is not None and tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token  # what is padded is masked
+                self.pads_with_end = True
+            return processor
 
     def config(self) -> Any:
         """transformers' config of the model; loads no weights.
@@ -256,6 +262,12 @@ class HFModel:
             return None
         commit = getattr(config, "_commit_hash", None) or "COMMIT"
         return f"model.path={self.path}: not pinned; add model.revision={commit} for the same weights again"
+
+    def pad_hint(self) -> str | None:
+        """A note where the tokenizer that was read has no padding token; None where it has one."""
+        if not self.pads_with_end:
+            return None
+        return f"model.path={self.path}: tokenizer_config.json has no pad_token; the end token stands in"
 
     def time_hint(self, processor: Any) -> str | None:
         """A warning where the chat template writes the time; None where it does not."""
