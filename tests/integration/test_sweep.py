@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import time
@@ -95,7 +96,10 @@ def test_a_resumed_sweep_names_the_failed_trial_and_exits_4(sweep):
     assert done.returncode == 4, done.stderr[-3000:]
     text = (folder / "summary.md").read_text()
     assert text in done.stdout
-    assert "12 trials: 11 finished, 1 failed." in text
+    ran, skipped = map(
+        int, re.findall(r"12 trials: (\d+) finished, (\d+) skipped \(had before\), 1 failed", text)[0]
+    )
+    assert ran + skipped == 11
     (line,) = [line for line in text.splitlines() if line.startswith("- ")]
     assert line.startswith(f"- {FAILING} (weights.alpha=0.5 seed=1): ")
     assert "metrics.csv: cannot be written (Is a directory)" in line
@@ -137,7 +141,7 @@ def test_failed_trials_run_again_and_compare_reads_the_sweep(sweep):
     (folder / FAILING / "metrics.csv").rmdir()
     done = uedpo(folder, *SWEEP)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "12 trials: 12 finished, 0 failed." in done.stdout
+    assert "12 trials: 1 finished, 11 skipped (had before), 0 failed." in done.stdout
     assert sum(line["event"] == "finish" for line in lines(folder)) == 12
     told = run("uedpo.compare", folder, "--against", "0.1", "--out", folder / "x")
     assert told.returncode == 0, told.stderr[-3000:]
@@ -192,7 +196,7 @@ def test_a_search_survives_a_failed_trial_and_is_replayed(tmp_path):
     again = uedpo(folder, *search)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("skipped, it was finished before") == 2
-    assert "3 trials: 3 finished, 0 failed." in again.stdout
+    assert "3 trials: 1 finished, 2 skipped (had before), 0 failed." in again.stdout
 
 
 def test_submitit_runs_trials_and_keeps_failures_apart(tmp_path):
