@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 from uedpo.config.effective import effective_lines
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, check_flags, command_line_parser
 from uedpo.config.validate import validate
-from uedpo.data.boundary import boundary_lines, check_rows
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.runtime import redact
@@ -30,7 +29,9 @@ from uedpo.runtime.quiet import quiet
 from uedpo.runtime.say import say
 
 if TYPE_CHECKING:
+    from uedpo.data.collate import PairCollator
     from uedpo.data.survey import Measured
+    from uedpo.types import PreferencePair
 
 SHOWN = 6  # rows on the page
 BOUNDARIES = 2  # rows whose tokens are printed where the response begins
@@ -77,16 +78,23 @@ def check(cfg: DictConfig, folder: Path) -> int:
     if problems:
         say(f"{len(problems)} rows would stop a run; leave them out", file=sys.stderr)
     pairs = [data.train[i] for i in range(len(data.train)) if i < SHOWN]
-    fine = [pair for pair in pairs if not any(problem.startswith(f"row {pair.id}:") for problem in problems)]
-    for pair in fine[:BOUNDARIES]:
-        say("\n".join(boundary_lines(data.collate, pair)))
-    check_rows(data.collate, fine[:BOUNDARIES])
+    _show_boundaries(data.collate, pairs, problems)
     from uedpo.report.check_page import write_check_page
 
     ledgers = [part.ledger for part in (data.train, data.val) if isinstance(part, CheckedPairs)]
     page = write_check_page(folder, cfg, processor, pairs, data.collate, tables, ledgers, problems)
     say(f"open {page}")
     return 2 if problems else 0
+
+
+def _show_boundaries(collate: PairCollator, pairs: Sequence[PreferencePair], problems: Sequence[str]) -> None:
+    """Print where the responses of the first rows begin; raises InputError where the template differs."""
+    from uedpo.data.boundary import boundary_lines, check_rows
+
+    fine = [pair for pair in pairs if not any(p.startswith(f"row {pair.id}:") for p in problems)]
+    for pair in fine[:BOUNDARIES]:
+        say("\n".join(boundary_lines(collate, pair)))
+    check_rows(collate, fine[:BOUNDARIES])
 
 
 def table(name: str, rows: Sequence[Measured], limit: int) -> list[str]:
