@@ -37,7 +37,7 @@ from uedpo.results.keys import base_config, key_of, trial_config
 from uedpo.results.runs import COMMAND
 from uedpo.results.store import OWN_ROWS, append_row, make_row, read_rows, write_rows
 from uedpo.runtime import preemption
-from uedpo.runtime.atomic import whole_folder, write_json
+from uedpo.runtime.atomic import replace, whole_folder, write_json
 from uedpo.runtime.folders import unmake
 from uedpo.runtime.lock import held, sign, wait_for
 from uedpo.runtime.progress import late_bar
@@ -297,7 +297,8 @@ def check_unfinished(folder: Path) -> None:
 def accept(cfg: DictConfig, folder: Path, overrides: Sequence[str] | None) -> None:
     """Write what is asked for into a folder that this process holds; before, nothing in it changes."""
     sign(folder)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    replace(folder / "config.yaml", lambda file: file.write(text.encode()))
     if overrides is None:
         (folder / COMMAND).unlink(missing_ok=True)
     else:

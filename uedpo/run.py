@@ -39,7 +39,7 @@ from uedpo.results.keys import base_config, key_of, trial_config
 from uedpo.results.runs import COMMAND, objective
 from uedpo.results.store import OWN_ROWS, check_appendable, read_rows, write_rows
 from uedpo.runtime import redact
-from uedpo.runtime.atomic import UNWRITABLE, unwritable, write_json
+from uedpo.runtime.atomic import UNWRITABLE, replace, unwritable, write_json
 from uedpo.runtime.folders import unmake
 from uedpo.runtime.lock import held, sign
 from uedpo.runtime.ranks import folder_problems, launch_problems, rank, world_size
@@ -90,7 +90,8 @@ def use_stored(cfg: DictConfig, folder: Path, overrides: list[str]) -> str | Non
     if (folder / "metrics.json").is_file():
         raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
     sign(folder)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    replace(folder / "config.yaml", lambda file: file.write(text.encode()))
     write_json(folder / COMMAND, {"overrides": overrides})
     write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
     metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}

@@ -33,7 +33,8 @@ def test_there_are_recommendations():
 @pytest.mark.parametrize("name", recommended())
 def test_recommended_options_exist_for_every_data(group, name):
     change = f"data.{name}={VALUES.get(name, 16)}"
-    given = [f"data={group}", "evaluation=none", *NEEDED.get(group, []), change]
+    method = ["+method=napo"] if name == "negatives" else []
+    given = [f"data={group}", "evaluation=none", *method, *NEEDED.get(group, []), change]
     check_overrides(given)
     if group == "microworld":
         return  # made by the program: no message about files is said of it

@@ -28,7 +28,7 @@ def written(path, columns, **options):
 
 
 BOMBS = {
-    "repeated": ({"image": [b"\0" * 2**20] * 2000}, {}),
+    "repeated": ({"image": [b"\0" * 2**19] * 2000}, {"compression": "zstd"}),
     "repeated text": ({"prompt": ["x" * 2**16] * 20_000}, {}),
     "page": ({"image": [b"\0" * 2**28, b"\0" * 2**28]}, {"compression": "zstd", "use_dictionary": False}),
     "in structures": ({"image": [{"bytes": b"\0" * 2**22, "path": "p"}] * 400}, {"compression": "zstd"}),
@@ -47,13 +47,13 @@ def test_small_files_that_become_large_tables_are_one_line(tmp_path, name):
 
 
 def test_one_picture_in_many_rows_is_no_bomb(tmp_path):
-    path = written(tmp_path / "a.parquet", {"image": [encoded(noise(64, 64), "PNG")] * 500})
+    path = written(tmp_path / "a.parquet", {"image": [encoded(noise((64, 64)), "PNG")] * 500})
     assert len(read_rows(str(path))) == 500
 
 
 def rows(word):
     text = json.dumps({"question": "What?", "chosen": word, "rejected": "A cat."})
-    image = {"bytes": encoded(noise(64, 64), "PNG"), "path": "x.png"}
+    image = {"bytes": encoded(noise((64, 64)), "PNG"), "path": "x.png"}
     return {"idx": [1, 2], "image": [image] * 2, "text": [text] * 2, "ds_name": ["d"] * 2}
 
 

@@ -20,6 +20,7 @@ from uedpo.logger.wandb import WandbRun
 from uedpo.model.sharded import whole
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import sync_folder
+from uedpo.runtime.say import say
 from uedpo.types import PositiveInt
 
 STATE = "uedpo"  # this module's part of a checkpoint
@@ -112,12 +113,19 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 rows = logger.sync()
-        checkpoint[STATE] = {"rng": _gathered(rng_state(pl_module.device)), "rows": rows}
+        threads = torch.get_num_threads()
+        checkpoint[STATE] = {"rng": _gathered(rng_state(pl_module.device)), "rows": rows, "threads": threads}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.loaded = checkpoint[STATE]
+        then, now = self.loaded.get("threads"), torch.get_num_threads()
+        if then not in (None, now) and trainer.is_global_zero:
+            say(
+                f"resumed with {now} threads, begun with {then}: sums are in another order, so that bits may "
+                f"differ from those of a run without a stop; set threads={then} for the same ones"
+            )
 
     def _continue_logs(self, trainer: pl.Trainer) -> None:
         """Put the loggers where the checkpoint is: metrics.csv is the record, W&B gets what it lacks."""

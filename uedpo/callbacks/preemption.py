@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import faulthandler
+import os
+import sys
+import threading
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +14,7 @@ import torch
 
 from uedpo.callbacks.checkpoints import Checkpoints
 from uedpo.runtime import preemption
+from uedpo.runtime.say import say
 
 
 class Preemption(pl.Callback):
@@ -63,14 +68,19 @@ class Preemption(pl.Callback):
 class Watchdog(pl.Callback):
     """Ends this process, with its stack on stderr, where no batch has begun for `timeout` seconds.
 
-    Collectives of the other ranks time out by themselves; the rank that hangs does not.
+    Collectives of the other ranks time out by themselves; the rank that hangs does not. Time during which the
+    whole process was stopped, by a terminal or a suspended machine, does not count.
     """
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
+        self.timeout, self.tick = timeout, min(1.0, timeout / 20)
+        self._waited, self._on = 0.0, False
 
     def _again(self, *args: Any, **kwargs: Any) -> None:
-        faulthandler.dump_traceback_later(self.timeout, exit=True)
+        self._waited = 0.0
+        if not self._on:
+            self._on = True
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     on_train_start = on_train_batch_start = on_validation_batch_start = on_validation_end = _again
 
@@ -78,4 +88,17 @@ class Watchdog(pl.Callback):
         self._again()  # the ranks may wait for each other in the clean-up
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        faulthandler.cancel_dump_traceback_later()
+        self._on = False
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while self._on:
+            time.sleep(self.tick)
+            now = time.monotonic()
+            # a tick that took far longer was no waiting of this program
+            self._waited += min(now - before, 4 * self.tick)
+            before = now
+            if self._on and self._waited > self.timeout:
+                say(f"Timeout ({self.timeout:g} s): no batch has begun", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(1)

@@ -135,6 +135,10 @@ def _regular(path: Path) -> BinaryIO:
         raise RowProblem(
             "image", "IMAGE_MISSING", f"{_name(path)}cannot be opened ({error.strerror}); restore it"
         ) from None
+    if path.is_absolute() and os.path.realpath(path.parent) != str(path.parent):
+        os.close(handle)
+        said = f"{_name(path)}is behind a folder that became a link; restore it"
+        raise RowProblem("image", "IMAGE_MISSING", said)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise RowProblem("image", "IMAGE_NOT_A_FILE", f"{_name(path)}is no regular file; give a picture")

@@ -1,0 +1,128 @@
+"""A full disk is one line wherever it is met; pauses, other threads and replaced folders are told apart."""
+
+import errno
+import os
+import signal
+import time
+
+import pytest
+
+import uedpo.experiment
+import uedpo.runtime.lock
+from tests.reliability.harness import command, finish, start, tiny_model_folder
+from tests.unit.test_images import encoded, noise
+from uedpo.callbacks.preemption import Watchdog
+from uedpo.data.images import check_image, find_image, load_image
+from uedpo.data.rejects import RowProblem
+from uedpo.module import PreferenceModule
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("model"))
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def of(owner, name, when=lambda *a: True):
+    """Plants a full disk in the calls of a function that `when` holds for."""
+
+    def plant():
+        real = getattr(owner, name)
+        setattr(owner, name, lambda *a, **k: full() if when(*a) else real(*a, **k))
+
+    return plant
+
+
+def of_weights():
+    """As safetensors says it."""
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    def fails(*args, **kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    import peft.peft_model
+
+    safetensors.torch.save_file = peft.peft_model.safe_save_file = fails
+
+
+PLACES = {
+    "run.lock": of(uedpo.runtime.lock.os, "write", lambda handle, data: b'"host"' in data),
+    "config.yaml": of(uedpo.experiment, "replace", lambda *a: a[0].name == "config.yaml"),
+    "adapter": of_weights,
+    "metrics.csv": of(uedpo.logger.csv.MetricsCSV, "log_metrics"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_full_disk_is_one_line(model, tmp_path, place):
+    run = start(command(tmp_path / "run", model, steps=4), tmp_path / "log", fault=PLACES[place])
+    assert run.wait() == 2, run.text()[-2000:]
+    assert "Traceback" not in run.text()
+    assert "o space left on device" in run.text()
+    assert "make room, then run the same command again" in run.text()
+    finish([*command(tmp_path / "run", model, steps=4), "resume=auto"], tmp_path / "log2")
+
+
+def test_a_watchdog_that_was_stopped_with_its_process_does_not_end_it(model, tmp_path):
+    def slow():
+        real = PreferenceModule.training_step
+
+        def step(self, *args):
+            time.sleep(0.3)
+            return real(self, *args)
+
+        PreferenceModule.training_step = step
+
+    run = start([*command(tmp_path / "run", model, steps=12), "timeout=1.5"], tmp_path / "log", fault=slow)
+    csv = tmp_path / "run" / "metrics.csv"
+    while not csv.exists() and not run.poll():
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.kill(run.pid, signal.SIGCONT)
+    assert run.wait() == 0, run.text()[-2000:]
+
+
+def test_a_watchdog_still_ends_what_hangs():
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        Watchdog(0.5)._again()
+        time.sleep(20)
+        os._exit(0)
+    begin = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert 0.4 < time.monotonic() - begin < 5
+
+
+def test_another_number_of_threads_is_said(model, tmp_path):
+    whole = command(tmp_path / "run", model, steps=4)
+    finish(whole, tmp_path / "log")
+    more = [a for a in whole if not a.startswith(("trainer.max_steps", "threads="))]
+    again = [*more, "trainer.max_steps=4", "threads=2", "resume=auto"]
+    run = finish(again, tmp_path / "log2")
+    assert "resumed with 2 threads, begun with 1" in run.text()
+    assert "set threads=1" in run.text()
+    same = finish([*whole, "resume=auto"], tmp_path / "log3")
+    assert "bits may differ" not in same.text()
+
+
+def test_a_folder_of_images_replaced_by_a_link_is_refused(tmp_path):
+    for place in ("root/deep", "elsewhere/deep"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.png").write_bytes(encoded(noise(), "PNG"))
+    path = find_image((tmp_path / "root").resolve(), "deep/a.png")
+    check_image(path)
+    for folder in ("root/deep", "root"):
+        (tmp_path / folder).rename(tmp_path / "moved")
+        os.symlink(tmp_path / "elsewhere" / ("deep" if "/" in folder else ""), tmp_path / folder)
+        for call in (check_image, load_image):
+            with pytest.raises(RowProblem, match="became a link"):
+                call(path)
+        (tmp_path / folder).unlink()
+        (tmp_path / "moved").rename(tmp_path / folder)
+    load_image(path)
