@@ -25,6 +25,7 @@ from uedpo.config.trust import trust_problems
 from uedpo.config.validate import GROUPS, validate
 from uedpo.errors import ConfigError, stop_on
 from uedpo.runtime.redact import looks_secret
+from uedpo.runtime.stored_yaml import check_yaml
 
 PACKAGE = Path(__file__).parents[1]
 PATHS = ("hydra.run.dir", "hydra.sweep.dir", "results", "feature_cache", "reference_cache")
@@ -277,6 +278,10 @@ def check_own_config(
     stop_on(
         [f"{flag} {at}: no such folder; give one" for flag, at in given.items() if at and not at.is_dir()]
     )
+    for place in [folder, *([Path(more)] if more is not None else [])]:
+        for depth in ("*.yaml", "*/*.yaml", "*/*/*.yaml"):  # groups, as Hydra finds them
+            for file in sorted(place.glob(depth)):
+                check_yaml(file)
     if more is not None:
         if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
             stop_on(["hydra.searchpath: goes without --config-dir; give all folders in one of them"])

@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 4
+MAX_SCANS = 64  # of a progressive JPEG; encoders make about ten
 MAX_ASPECT = 100
 BACKGROUND = (255, 255, 255, 255)  # what shows through where an image is transparent
 
@@ -120,6 +121,7 @@ def _opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
             ) from None
         try:
             _check_size(*image.size)
+            _check_scans(file, image)
             yield file, image
         except RowProblem as problem:
             raise RowProblem("image", problem.code, f"{_name(source)}{problem.detail}") from None
@@ -143,6 +145,19 @@ def _regular(path: Path) -> BinaryIO:
         os.close(handle)
         raise RowProblem("image", "IMAGE_NOT_A_FILE", f"{_name(path)}is no regular file; give a picture")
     return os.fdopen(handle, "rb")
+
+
+def _check_scans(file: BinaryIO, image: Image.Image) -> None:
+    """A progressive JPEG is decoded once a scan, each as long as the whole picture."""
+    if "progressive" not in image.info:
+        return
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")  # inside a scan 0xff stands before 0x00 only
+    file.seek(place)
+    if scans > MAX_SCANS:
+        said = f"is a JPEG of {scans} scans, allowed {MAX_SCANS}; save it anew"
+        raise RowProblem("image", "IMAGE_TOO_LARGE", said)
 
 
 def _check_size(width: int, height: int) -> None:

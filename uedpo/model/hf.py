@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from uedpo.errors import InputError, out_of_memory
 from uedpo.model.families import family_of
 from uedpo.model.files import alone, check_files, check_size, pickled_weights, snapshot
-from uedpo.model.processors import missing_settings, time_in_template, untried
+from uedpo.model.processors import check_template, missing_settings, time_in_template, untried
 from uedpo.model.quantize import Bits, quantization_config
 from uedpo.runtime.hub import how_to_get, is_hub_id, reachable
 from uedpo.runtime.progress import interactive
@@ -129,6 +129,8 @@ class HFModel:
         """
         with self._loading("processor") as folder:
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            if not self.path.startswith(SHIPPED):
+                check_template(processor)
             tokenizer = getattr(processor, "tokenizer", None)
             if tokenizer is not None and tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token  # what is padded is masked

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import re
+import resource
+import signal
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -16,6 +21,7 @@ from uedpo.model.chat import AnswerFrame, user_turn
 COUNTING = ("patch_size", "vision_feature_select_strategy", "image_seq_length")
 SIDE = 64  # pixels of the picture that a processor is tried on
 QUESTION = "What is it?"
+PATIENCE, MEMORY = 5, 2**29  # seconds, bytes
 
 
 def missing_settings(processor: Any) -> list[str]:
@@ -47,6 +53,32 @@ def untried(processor: Any) -> str | None:
             f"its processor (processor_config.json, preprocessor_config.json) {_raises(error)} on a picture"
         )
     return None
+
+
+def check_template(processor: Any) -> None:
+    """Whether the chat template ends; tried in a child, because a template is a program of others.
+
+    Raises:
+        InputError: it takes more than `PATIENCE` seconds or `MEMORY` bytes for one turn of a few letters.
+    """
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(Exception):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(PATIENCE)
+            used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
+        try:
+            processor.apply_chat_template(list(user_turn("a")), add_generation_prompt=True)
+        except MemoryError:
+            os._exit(1)
+        except BaseException:
+            os._exit(0)  # what else is wrong with it is told where it is used
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        raise InputError(
+            f"the chat template does not end within {PATIENCE} s and {MEMORY / 2**20:.0f} MB; use another"
+        )
 
 
 def _raises(error: Exception) -> str:

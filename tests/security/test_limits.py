@@ -1,0 +1,125 @@
+"""What would take time or memory without end is one line within 10 s and 1 GB."""
+
+import base64
+import io
+import json
+import shutil
+import zlib
+
+import pytest
+from PIL import Image
+
+from tests.reliability.harness import tiny_model_folder
+from tests.security.limits import one_line
+from tests.security.test_run_from_elsewhere import BOMB
+from tests.unit.test_images import noise
+from uedpo.config.overrides import check_own_config
+from uedpo.data.images import check_image, load_image
+from uedpo.data.rejects import RowProblem
+from uedpo.errors import InputError
+from uedpo.model.hf import HFModel
+from uedpo.results.keys import key_of
+from uedpo.results.store import read_rows
+from uedpo.sweep import journal
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def packed(scenes, columns, size):
+    data = zlib.compress(b"\0" * size, 9)
+    for _ in range(2 if size > 2**28 else 0):
+        data = zlib.compress(data, 9)
+    return {"columns": columns, "scenes": scenes, "data": base64.b64encode(data).decode()}
+
+
+ROWS = {
+    "data": packed(2, ["a"], 2**28),
+    "scenes": packed(10**12, ["a"], 10),
+    "negative": packed(-1, ["a"], 10),
+    "text": {"columns": ["a"], "scenes": "x", "data": ""},
+    "columns": packed(10**6, ["a"] * 1000, 10),
+    "deep": {"columns": json.loads("[" * 500 + "]" * 500), "scenes": 1, "data": ""},
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_that_unpack_to_gigabytes(tmp_path, name):
+    config = {"seed": 0}
+    row = {"key": key_of(config), "method": "m", "config": config, "commit": None, "seconds": 1.0,
+           "metrics": {}, "counts": {"shift": ROWS[name]}}  # fmt: skip
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert ":1: not a row of results" in one_line(lambda: read_rows(path))
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, '{"event":' * 10**6, "9" * 10**6])
+def test_lines_that_are_deep(tmp_path, text):
+    (tmp_path / journal.NAME).write_text(text + "\n")
+    assert "not a line of a sweep" in one_line(lambda: journal.read(tmp_path))
+    assert "not a row of results" in one_line(lambda: read_rows(tmp_path / journal.NAME))
+
+
+@pytest.mark.parametrize("place", ["config.yaml", "loss/x.yaml", "a/b/x.yaml"])
+def test_anchors_of_ones_own_configuration(tmp_path, place):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text(BOMB)
+    assert "its anchors or nesting" in one_line(lambda: check_own_config([], str(tmp_path), "config", None))
+    assert "its anchors or nesting" in one_line(lambda: check_own_config([], None, None, str(tmp_path)))
+
+
+def scans(count):
+    """A progressive JPEG whose last scan is there so many times more."""
+    buffer = io.BytesIO()
+    noise((64, 64)).resize((2000, 2000)).save(buffer, "JPEG", progressive=True, quality=30)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def test_a_jpeg_of_hundreds_of_scans():
+    for call in (check_image, load_image):
+        with pytest.raises(RowProblem, match=r"a JPEG of \d+ scans, allowed 64"):
+            call(scans(500))
+    assert isinstance(load_image(scans(1)), Image.Image)
+
+
+TEMPLATES = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
+    "{% endfor %}{% endfor %}",
+    "memory": "{% set ns = namespace(x='x' * 1000000) %}{% for a in range(30) %}{% set ns.x = ns.x ~ ns.x %}"
+    "{% endfor %}{{ ns.x }}",
+    "power": "{{ (9 ** 999999999) % 7 }}",
+    "recursion": "{% macro m(x) %}{{ m(x) }}{{ m(x) }}{% endmacro %}{{ m(1) }}",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_chat_templates_that_never_end(model, tmp_path, name):
+    folder = shutil.copytree(model, tmp_path / "copy")
+    (folder / "chat_template.jinja").write_text(TEMPLATES[name])
+
+    def call():
+        processor = HFModel(str(folder)).processor()
+        from uedpo.model.chat import chat_prompt
+
+        try:
+            chat_prompt(processor, "a")
+        except Exception as error:
+            raise InputError(str(error)) from None
+
+    said = one_line(call)
+    assert name == "recursion" or "chat template does not end" in said
+
+
+DEEP = {"list": "[" * 10**6, "dict": '{"a":' * 10**6, "large": "{" + " " * 2**27 + "}"}
+
+
+@pytest.mark.parametrize("name", ["config", "processor_config", "tokenizer_config", "tokenizer"])
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_deep_and_large_json_of_a_model(model, tmp_path, name, text):
+    folder = shutil.copytree(model, tmp_path / "copy")
+    (folder / f"{name}.json").write_text(text)
+    assert "no usable processor" in one_line(lambda: HFModel(str(folder)).processor())
