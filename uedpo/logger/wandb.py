@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import secrets
 import shlex
 import socket
@@ -146,7 +147,10 @@ def _run_id(folder: Path) -> str:
     file = folder / "wandb_id"
     if not file.is_file():
         file.write_text(secrets.token_hex(4))
-    return file.read_text()
+    found = file.read_text()
+    if not re.fullmatch(r"[0-9a-f]{8}", found):  # it becomes part of paths and addresses
+        raise InputError(f"{file}: not the id of a W&B run, which has 8 hexadecimal digits; remove the file")
+    return found
 
 
 def _sweep() -> str | None:

@@ -25,7 +25,9 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], before: Callable[[], N
     # beside the target, never in TMPDIR: a rename between file systems is a copy that a kill can halve
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        beside.unlink(missing_ok=True)
+        # never through a link that somebody else put there: the folder may be shared, the name can be guessed
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

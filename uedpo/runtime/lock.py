@@ -16,6 +16,7 @@ from typing import IO
 
 from uedpo.errors import InputError
 from uedpo.runtime import preemption
+from uedpo.runtime.atomic import unwritable
 from uedpo.runtime.folders import make
 from uedpo.runtime.say import say
 
@@ -46,7 +47,7 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False, signed: bool 
     if key in _held:  # closing the file again would let go of it
         yield
         return
-    with (folder / name).open("a+") as file:
+    with _opened(folder / name) as file:
         told = False
         while not _taken(file):
             holder = f"{folder}: {_holder(folder / name)}"
@@ -73,14 +74,17 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False, signed: bool 
 def sign(folder: Path, name: str = "run.lock") -> None:
     """Write into a lock that this process holds who it is, for those who find the folder in use."""
     file = _held[_key(folder, name)]
-    file.truncate(0)
     start = datetime.now().astimezone().isoformat(timespec="seconds")
-    json.dump({"host": platform.node(), "pid": os.getpid(), "start": start}, file)
-    file.flush()
+    try:
+        file.truncate(0)
+        json.dump({"host": platform.node(), "pid": os.getpid(), "start": start}, file)
+        file.flush()
+    except OSError as error:
+        raise unwritable(folder / name, error) from None
 
 
 def _key(folder: Path, name: str) -> tuple[int, Path]:
-    return os.getpid(), (folder / name).resolve()
+    return os.getpid(), folder.resolve() / name
 
 
 def wait_for(path: Path) -> None:
@@ -93,6 +97,14 @@ def wait_for(path: Path) -> None:
         if preemption.requested():
             raise preemption.Preempted("waited for rank 0")
         time.sleep(POLL)
+
+
+def _opened(path: Path) -> IO[str]:
+    """Not through a link: the folder may be shared, and what the file holds is replaced."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+")
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def _taken(file: IO[str]) -> bool:

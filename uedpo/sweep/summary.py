@@ -17,6 +17,7 @@ from uedpo.report.tables import cell
 from uedpo.results.runs import Run, choose_metric, read_run
 from uedpo.results.settings import base_of, columns, parameters, settings
 from uedpo.runtime import preemption
+from uedpo.runtime.atomic import replace
 from uedpo.runtime.folders import make, unmake
 from uedpo.runtime.lock import held, sign
 from uedpo.runtime.ranks import rank
@@ -106,7 +107,7 @@ class SweepSummary(Callback):
             say(error, file=sys.stderr)
             _exit_codes.append(2)
             text = failures(folder, sweep, unfinished)
-        (folder / "summary.md").write_text(text, encoding="utf-8")
+        replace(folder / "summary.md", lambda file: file.write(text.encode()))
         say(f"\n{text}\nsummary: {folder}/summary.md")
 
 

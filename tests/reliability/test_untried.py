@@ -1,0 +1,113 @@
+"""Kills, clocks and links that nobody had tried."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.reliability import faults
+from tests.reliability.harness import command, finish, result, start, tiny_model_folder
+from uedpo.errors import InputError
+from uedpo.logger.wandb import _run_id
+from uedpo.runtime.atomic import replace, whole_folder
+from uedpo.runtime.lock import held
+from uedpo.sweep import journal
+from uedpo.sweep.summary import SweepSummary
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("model"))
+
+
+def killed_in(body):
+    pid = os.fork()
+    if not pid:
+        body()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_an_export_that_was_killed_leaves_nothing_under_its_name(tmp_path):
+    def body():
+        with whole_folder(tmp_path / "out") as place:
+            (place / "model.safetensors").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed_in(body)
+    assert not (tmp_path / "out").exists()
+    with whole_folder(tmp_path / "out") as place:
+        (place / "model.safetensors").write_bytes(b"whole")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+
+
+def test_a_sweep_killed_in_its_summary_keeps_the_old_one(tmp_path, monkeypatch):
+    from omegaconf import OmegaConf
+
+    import uedpo.sweep.summary as module
+
+    journal.write(tmp_path, "sweep", total=0, jobs=1, flags=[], swept=[])
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    SweepSummary().on_multirun_end(config)
+    old = (tmp_path / "summary.md").read_text()
+
+    def body():
+        monkeypatch.setattr(module, "summary", lambda *a: "new" * 10**6)
+        monkeypatch.setattr(os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
+        SweepSummary().on_multirun_end(config)
+
+    killed_in(body)
+    assert (tmp_path / "summary.md").read_text() == old
+    SweepSummary().on_multirun_end(config)
+    module._exit_codes.clear()
+
+
+def test_a_clock_that_goes_backwards_between_resumes_changes_no_bit(model, tmp_path):
+    reference = tmp_path / "reference"
+    finish(command(reference, model), tmp_path / "log0")
+    whole = [*command(tmp_path / "run", model), "resume=auto"]
+
+    def years(back):
+        def plant():
+            real = time.time
+            time.time = lambda: real() - back * 365 * 86400
+            if back:
+                faults.at("after step", 5, faults.kill)()
+
+        return plant
+
+    for number, back in enumerate((1, 3)):
+        run = start(whole, tmp_path / f"log{number}", fault=years(back))
+        assert run.wait() == -signal.SIGKILL, run.text()[-2000:]
+        for file in (tmp_path / "run" / "checkpoints").iterdir():
+            os.utime(file, (back, back), follow_symlinks=False)
+    finish(whole, tmp_path / "log")
+    assert result(tmp_path / "run").differs(result(reference)) == ""
+
+
+def test_guessed_names_in_a_shared_folder_lead_nowhere(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    os.symlink(mine, shared / f".a.json.{os.getpid()}.tmp")
+    replace(shared / "a.json", lambda file: file.write(b"new"))
+    assert (mine.read_text(), (shared / "a.json").read_text()) == ("kept", "new")
+    os.symlink(mine, shared / "build.lock")
+    with pytest.raises(InputError, match=r"build\.lock: cannot be written"), held(shared, "build.lock"):
+        pass
+    os.symlink(tmp_path / "elsewhere", shared / f".out.{os.getpid()}.tmp")
+    with pytest.raises(FileExistsError), whole_folder(shared / "out"):
+        pass
+    assert mine.read_text() == "kept"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("text", ["../../x", "a/b", "", "x\n", "${env}", "0" * 100])
+def test_an_id_for_w_and_b_is_an_id(tmp_path, text):
+    (tmp_path / "wandb_id").write_text(text)
+    with pytest.raises(InputError, match="not the id of a W&B run"):
+        _run_id(tmp_path)
+    (tmp_path / "wandb_id").unlink()
+    assert _run_id(tmp_path) == _run_id(tmp_path)
