@@ -158,7 +158,7 @@ def main() -> None:
             command_line_parser().print_usage()
             sys.exit()
         if arguments.help:
-            print(f"{__doc__}\n{groups()}")
+            say(f"{__doc__}\n{groups()}")
             sys.exit()
         check_command_line(arguments)
         stop_on(folder_problems(arguments.overrides))

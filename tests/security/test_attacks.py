@@ -540,10 +540,11 @@ BANNED_IMPORTS = set(
 
 
 # what talks to a network: the judge's endpoint, named by the user, redirects refused; and the question
-# whether W&B's server is there, for a run that is to be logged to it
+# whether W&B's server or the model hub is there, for a run that is to use it
 MAY_CALL_OUT = {
     PACKAGE / "evaluation" / "endpoint.py": {"urllib", "socket"},
     PACKAGE / "logger" / "wandb.py": {"socket"},
+    PACKAGE / "runtime" / "hub.py": {"urllib", "socket"},
 }
 
 

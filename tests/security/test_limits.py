@@ -103,10 +103,10 @@ def test_chat_templates_that_never_end(model, tmp_path, name):
 
     def call():
         processor = HFModel(str(folder)).processor()
-        from uedpo.model.chat import chat_prompt
+        from uedpo.model.chat import AnswerFrame
 
         try:
-            chat_prompt(processor, "a")
+            AnswerFrame(processor)
         except Exception as error:
             raise InputError(str(error)) from None
 

@@ -77,7 +77,8 @@ def test_mutated_rows_are_used_as_they_are_or_named(tmp_path):
     run()
     print(dict(counts))
     assert counts["rows"] == 1000 == counts["used"] + counts["rejected"] + counts["fatal"]
-    assert min(counts["used"], counts["rejected"]) > 100
+    assert counts["rejected"] > 100
+    assert counts["used"] > 60  # fewer than before fields that nothing reads rejected their rows
     assert sum(code.isupper() for code in counts) > 10
 
 

@@ -16,7 +16,7 @@ from uedpo.types import LossOutput
 class Seen:
     """A corruption that remembers the steps it is asked for."""
 
-    spatial = blanks = False
+    spatial = blanks = before_normalising = False
 
     def __init__(self):
         self.steps = []

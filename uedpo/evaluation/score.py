@@ -172,7 +172,7 @@ def write(report: dict[str, Any], output: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if not given or {"-h", "--help"} & set(given):
-        print(f"{__doc__}\nKeys: {', '.join(KEYS)}\nbenchmark: {', '.join(BENCHMARKS)}")
+        say(f"{__doc__}\nKeys: {', '.join(KEYS)}\nbenchmark: {', '.join(BENCHMARKS)}")
         return 0 if given else 2
     try:
         settings = parse_settings(given)

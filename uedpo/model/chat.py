@@ -178,8 +178,11 @@ class AnswerFrame:
         try:
             return str(self.processor.apply_chat_template(list(turns), add_generation_prompt=asks))
         except Exception as error:  # jinja's, raised by the template itself
-            reason = " ".join(str(error).split())[:120]
-            raise InputError(f"the chat template refuses these turns ({reason})") from None
+            name, reason = type(error).__name__, " ".join(str(error).split())[:120]
+            kind = (
+                "" if name == "TemplateError" else f"{name}: "
+            )  # else the template says so in its own words
+            raise InputError(f"the chat template refuses these turns ({kind}{reason})") from None
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         options = self.options(texts[0])

@@ -59,7 +59,7 @@ class SweepSummary(Callback):
         try:
             make(Path(config.hydra.run.dir))
         except InputError as error:
-            print(error, file=sys.stderr)
+            say(error, file=sys.stderr)
             sys.exit(2)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
