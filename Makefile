@@ -61,7 +61,7 @@ test-all: setup  ## run the slow tests too
 coverage: setup  ## line coverage of the pure modules
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit --cov=uedpo.weights.uncertainty --cov=uedpo.corruption --cov=uedpo.loss --cov=uedpo.results.statistics --cov-report=term-missing --cov-fail-under=95
 
-check: setup  ## ruff and mypy
+check: setup  ## ruff, mypy, and imports that look down
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,6 @@ class Experiment:
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
     _begin: float = field(default_factory=time.perf_counter)
-    _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @classmethod
     def from_config(
@@ -136,7 +136,7 @@ class Experiment:
             accept(cfg, folder, overrides)
             sweep(folder / "checkpoints")
             parts["data"].report(folder)
-        return cls(
+        made = cls(
             folder=folder,
             trial=trial_config(cfg),
             base=base_config(cfg),
@@ -149,8 +149,9 @@ class Experiment:
             seed=cfg.seed,
             **parts,
             _begin=begin,
-            _open=opened,
         )
+        weakref.finalize(made, opened.close)  # at the latest when Python ends, while its modules are there
+        return made
 
     @property
     def device(self) -> torch.device:

@@ -129,10 +129,12 @@ def _plain(node: DictConfig, path: str, into: dict[str, Any]) -> Iterator[str]:
 def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
     """Check a node that has a `_target_`, or a folder of such nodes (callbacks, logger)."""
     if "_target_" not in node:
-        if node and path not in ("callbacks", "logger", "weights"):
+        if node and path not in ("callbacks", "evaluation", "logger", "weights"):
             yield f"{path}: has no _target_"
         for key, value in node.items():
-            if isinstance(value, Mapping):
+            if path == "evaluation":
+                yield f"{path}.{key}: evaluation=none measures nothing; leave this key out, or choose another"
+            elif isinstance(value, Mapping):
                 yield from _node(f"{path}.{key}", value)
             elif path == "weights":
                 yield f"{path}.{key}: unknown key; weights=uniform has none, add weights=uncertainty"
