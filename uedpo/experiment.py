@@ -134,6 +134,7 @@ class Experiment:
             raise
         if rank() == 0:
             accept(cfg, folder, overrides)
+            say("\n".join(effective_lines(cfg, parts["source"].config())))
             sweep(folder / "checkpoints")
             parts["data"].report(folder)
         made = cls(
@@ -330,9 +331,9 @@ def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, 
     source = instantiate(cfg.model)
     processor = source.processor()
     source.check(processor, source.config())
-    if rank() == 0:
-        hints = (source.pin_hint(source.config()), source.pad_hint(), source.time_hint(processor))
-        say("\n".join([*(hint for hint in hints if hint), *effective_lines(cfg, source.config())]))
+    for hint in (source.pin_hint(source.config()), source.pad_hint(), source.time_hint(processor)):
+        if hint and rank() == 0:
+            say(hint)
     data = instantiate(cfg.data)(processor=processor, seed=cfg.seed)
     if cfg.trainer.val_every_n_batches:
         data.check_ranks(cfg.trainer.devices * cfg.trainer.num_nodes, cfg.trainer.strategy == "fsdp")

@@ -87,8 +87,12 @@ def use_stored(cfg: DictConfig, folder: Path, overrides: list[str]) -> str | Non
     begun = (folder / "checkpoints").is_dir() and not (folder / "environment.json").is_file()
     if row is None or begun:  # what was begun here is finished here: its adapter and report are in no row
         return None
+    stored = f"{cfg.results} has this trial (key {row['key']}, commit {row['commit']})"
     if (folder / "metrics.json").is_file():
-        raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
+        if row["key"] not in read_rows(folder / OWN_ROWS):
+            raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
+        say(f"skipped: {stored}")
+        return stored
     sign(folder)
     text = OmegaConf.to_yaml(cfg, resolve=True)
     replace(folder / "config.yaml", lambda file: file.write(text.encode()))
@@ -96,7 +100,6 @@ def use_stored(cfg: DictConfig, folder: Path, overrides: list[str]) -> str | Non
     write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
     metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}
     write_json(folder / "metrics.json", metrics)
-    stored = f"{cfg.results} has this trial (key {row['key']}, commit {row['commit']})"
     say(f"skipped: {stored}")
     return stored
 
@@ -130,7 +133,7 @@ def _one(cfg: DictConfig) -> str | None:
         _stop(error.__cause__)
     except OSError as error:
         _stop(
-            unwritable(Path(error.filename), error)
+            unwritable(Path(error.filename or HydraConfig.get().runtime.output_dir), error)
             if error.errno in UNWRITABLE
             else InputError(os_line(error))
         )

@@ -50,7 +50,7 @@ def of_weights():
 
 
 PLACES = {
-    "run.lock": of(uedpo.runtime.lock.os, "write", lambda handle, data: b'"host"' in data),
+    "run.lock": of(uedpo.runtime.lock.json, "dump", lambda value, file: "host" in value),
     "config.yaml": of(uedpo.experiment, "replace", lambda *a: a[0].name == "config.yaml"),
     "adapter": of_weights,
     "metrics.csv": of(uedpo.logger.csv.MetricsCSV, "log_metrics"),
@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_line(model, tmp_path, place):
     assert run.wait() == 2, run.text()[-2000:]
     assert "Traceback" not in run.text()
     assert "o space left on device" in run.text()
-    assert "make room, then run the same command again" in run.text()
+    assert "then run the same command again" in run.text()
     finish([*command(tmp_path / "run", model, steps=4), "resume=auto"], tmp_path / "log2")
 
 
