@@ -84,13 +84,7 @@ class PairCollator:
             (p.ids[: len(p.ids) - r.swallowed], *self._cut(r))
             for p, r in zip(prompts, responses, strict=True)
         ]
-        longest = max(sum(map(len, sequence)) for sequence in sequences)
-        if longest > self.max_length:
-            worst = max(range(len(sequences)), key=lambda i: sum(map(len, sequences[i]))) % len(pairs)
-            raise InputError(
-                f"row {pairs[worst].id}: needs {longest} tokens with its image, the model takes "
-                f"{self.max_length}; lower data.max_response_tokens, or leave the row out"
-            )
+        longest = self._longest([sum(map(len, sequence)) for sequence in sequences], pairs)
         width = max(len(r) for _, r, _ in sequences)
         rows = len(sequences)
         input_ids = torch.full((rows, longest), self.pad)
@@ -132,6 +126,21 @@ class PairCollator:
             token_weights=token_weights(self.frame, pairs, mask),
             sample_weights=sample_weights(pairs),
         )
+
+    def _longest(self, lengths: Sequence[int], pairs: Sequence[PreferencePair]) -> int:
+        """Tokens of the longest sequence.
+
+        Raises:
+            InputError: the model takes fewer.
+        """
+        longest = max(lengths)
+        if longest > self.max_length:
+            worst = lengths.index(longest) % len(pairs)
+            raise InputError(
+                f"row {pairs[worst].id}: needs {longest} tokens with its image, the model takes "
+                f"{self.max_length}; lower data.max_response_tokens, or leave the row out"
+            )
+        return longest
 
     def num_response_tokens(self, pair: PreferencePair) -> int:
         """Tokens of all responses of a row that are kept."""

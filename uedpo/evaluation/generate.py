@@ -59,9 +59,7 @@ def answer_benchmark(
     from uedpo.model.hf import HFModel  # what follows needs torch; the command line and its errors do not
 
     index, of = _shard(shard)
-    decode = decoding(protocol, benchmark)
-    given: dict[str, Any] = {"suffix": suffix, "max_new_tokens": max_new_tokens}
-    decode = decode._replace(**{k: v for k, v in given.items() if v is not None})
+    decode = _replaced(decoding(protocol, benchmark), suffix=suffix, max_new_tokens=max_new_tokens)
     folder = None if images is None else local_path(images)
     questions = with_suffix(load(benchmark, local_path(assets), folder, prompt, limit), decode.suffix)
     source, lora = HFModel(model, revision, dtype), None if adapter is None else local_path(adapter)
@@ -88,6 +86,11 @@ def answer_benchmark(
             _answer_rest(file, mine, done, source, lora, decode, batch_size)
     say(f"{len(mine)}/{len(mine)} answers in {path}")
     return 0
+
+
+def _replaced(decode: Decoding, **given: Any) -> Decoding:
+    """`decode` with what is given, None being nothing."""
+    return decode._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def _answer_rest(
