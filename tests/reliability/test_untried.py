@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -111,3 +113,20 @@ def test_an_id_for_w_and_b_is_an_id(tmp_path, text):
         _run_id(tmp_path)
     (tmp_path / "wandb_id").unlink()
     assert _run_id(tmp_path) == _run_id(tmp_path)
+
+
+def test_a_lock_taken_twice_is_still_held_after_the_inner_block(tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from uedpo.errors import InputError; from uedpo.runtime.lock import held\n"
+        "try:\n    with held(Path(sys.argv[1])): sys.exit(0)\nexcept InputError: sys.exit(9)"
+    )
+
+    def rival():
+        return subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode
+
+    with held(tmp_path):
+        with held(tmp_path):
+            assert rival() == 9
+        assert rival() == 9
+    assert rival() == 0
