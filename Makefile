@@ -27,7 +27,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup  ## run the tests, two at a time (minutes; WORKERS=4 for more cores)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-fast: setup  ## run the tests that train nothing (a minute)
+test-fast: setup  ## run the tests that train nothing (2 minutes)
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not slow and not integration'
 
 AXE_VERSION := 4.14.1
