@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from uedpo.callbacks.checkpoint_files import Identity, VerifiedIO, checkpoints, choose, sweep
 from uedpo.config.build import (
@@ -35,12 +35,12 @@ from uedpo.logger.wandb import log_end, log_start
 from uedpo.report.page import write_report
 from uedpo.report.record import records
 from uedpo.results.keys import base_config, key_of, trial_config
-from uedpo.results.runs import COMMAND
+from uedpo.results.runs import accept
 from uedpo.results.store import OWN_ROWS, append_row, make_row, read_rows, write_rows
 from uedpo.runtime import preemption
-from uedpo.runtime.atomic import replace, whole_folder, write_json
+from uedpo.runtime.atomic import whole_folder, write_json
 from uedpo.runtime.folders import unmake
-from uedpo.runtime.lock import held, sign, wait_for
+from uedpo.runtime.lock import held, wait_for
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 from uedpo.runtime.ranks import gpu_problems, launch_problems, rank
@@ -294,17 +294,6 @@ def check_unfinished(folder: Path) -> None:
     """
     if (folder / "metrics.json").is_file() and not checkpoints(folder / "checkpoints"):
         raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
-
-
-def accept(cfg: DictConfig, folder: Path, overrides: Sequence[str] | None) -> None:
-    """Write what is asked for into a folder that this process holds; before, nothing in it changes."""
-    sign(folder)
-    text = OmegaConf.to_yaml(cfg, resolve=True)
-    replace(folder / "config.yaml", lambda file: file.write(text.encode()))
-    if overrides is None:
-        (folder / COMMAND).unlink(missing_ok=True)
-    else:
-        write_json(folder / COMMAND, {"overrides": list(overrides)})
 
 
 def smaller(trial: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from uedpo.config.overrides import (
     BAD_COMMAND_LINE,
@@ -36,12 +36,12 @@ from uedpo.config.overrides import (
 from uedpo.config.validate import validate
 from uedpo.errors import ConfigError, GuardError, InputError, Stopped, os_line, plain_line, stop_on
 from uedpo.results.keys import base_config, key_of, trial_config
-from uedpo.results.runs import COMMAND, objective
+from uedpo.results.runs import accept, objective
 from uedpo.results.store import OWN_ROWS, check_appendable, read_rows, write_rows
 from uedpo.runtime import redact
-from uedpo.runtime.atomic import UNWRITABLE, replace, unwritable, write_json
+from uedpo.runtime.atomic import UNWRITABLE, unwritable, write_json
 from uedpo.runtime.folders import unmake
-from uedpo.runtime.lock import held, sign
+from uedpo.runtime.lock import held
 from uedpo.runtime.ranks import folder_problems, launch_problems, rank, world_size
 from uedpo.runtime.say import say
 from uedpo.sweep.summary import SUMMARY, end_sweep, sweep_exit_code
@@ -93,10 +93,7 @@ def use_stored(cfg: DictConfig, folder: Path, overrides: list[str]) -> str | Non
             raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
         say(f"skipped: {stored}")
         return stored
-    sign(folder)
-    text = OmegaConf.to_yaml(cfg, resolve=True)
-    replace(folder / "config.yaml", lambda file: file.write(text.encode()))
-    write_json(folder / COMMAND, {"overrides": overrides})
+    accept(cfg, folder, overrides)
     write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
     metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}
     write_json(folder / "metrics.json", metrics)

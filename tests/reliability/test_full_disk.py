@@ -8,6 +8,7 @@ import time
 import pytest
 
 import uedpo.experiment
+import uedpo.results.runs
 import uedpo.runtime.lock
 from tests.reliability.harness import command, finish, start, tiny_model_folder
 from tests.unit.test_images import encoded, noise
@@ -51,7 +52,7 @@ def of_weights():
 
 PLACES = {
     "run.lock": of(uedpo.runtime.lock.json, "dump", lambda value, file: "host" in value),
-    "config.yaml": of(uedpo.experiment, "replace", lambda *a: a[0].name == "config.yaml"),
+    "config.yaml": of(uedpo.results.runs, "replace", lambda *a: a[0].name == "config.yaml"),
     "adapter": of_weights,
     "metrics.csv": of(uedpo.logger.csv.MetricsCSV, "log_metrics"),
 }

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from uedpo.errors import InputError
 from uedpo.results.keys import BASE, key_of, trial_config
 from uedpo.results.metrics import Metric, defaults, known_mode
 from uedpo.results.store import OWN_ROWS, read_rows
+from uedpo.runtime.atomic import replace, write_json
+from uedpo.runtime.lock import sign
 from uedpo.runtime.small_json import read_object
 from uedpo.runtime.stored_yaml import read_config
 
@@ -41,6 +43,17 @@ class Run:
     @property
     def seed(self) -> Any:
         return self.config.get("seed")
+
+
+def accept(cfg: DictConfig, folder: Path, overrides: Sequence[str] | None) -> None:
+    """Write what is asked for into a folder that this process holds; before, nothing in it changes."""
+    sign(folder)
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    replace(folder / "config.yaml", lambda file: file.write(text.encode()))
+    if overrides is None:
+        (folder / COMMAND).unlink(missing_ok=True)
+    else:
+        write_json(folder / COMMAND, {"overrides": list(overrides)})
 
 
 def read_run(folder: Path, overrides: list[str] | None = None) -> Run | None:
