@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-fast axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
+.PHONY: help setup demo test test-fast test-slow axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -27,8 +27,11 @@ PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup  ## run the tests, two at a time (minutes; WORKERS=4 for more cores)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-fast: setup  ## run the tests that train nothing (2 minutes)
+test-fast: setup  ## run the unit tests, which train nothing and start nothing (a minute)
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not slow and not integration'
+
+test-slow: setup  ## run what `make test` leaves to CI
+	$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu'
 
 AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
@@ -53,9 +56,9 @@ screenshots: setup build/screenshots/report.html  ## make docs/images anew (minu
 	$(BIN)/python -m tests.browser.screenshots build/screenshots build/screenshots/explain.html
 
 reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, cost (about a quarter of an hour)
-	$(BIN)/python -m pytest -m "slow or not slow" tests/reliability
+	$(BIN)/python -m pytest -m 'not gpu' tests/reliability
 
-test-all: setup  ## run the slow tests too
+test-all: setup  ## run all of them, the exhaustive ones too
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu'
 
 coverage: setup  ## line coverage of the pure modules

@@ -8,8 +8,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in every child
 
-# folders whose tests train, start processes or open a browser
-WHOLE = ("integration", "reliability", "browser")
+# folders whose tests train, start processes, attack or open a browser
+WHOLE = ("integration", "reliability", "security", "browser")
 # longest first, so that two workers end together
 LONGEST = (
     "test_sweep.py", "test_run.py", "test_methods.py", "test_plan.py", "test_training.py", "test_tracking.py",

@@ -28,7 +28,7 @@ PRELOADED = [
     "transformers.models.llava.processing_llava", "transformers.models.clip.modeling_clip",
     "transformers.models.clip.image_processing_pil_clip", "uedpo.config.build", "uedpo.config.validate",
     "uedpo.module", "uedpo.trainer", "uedpo.microworld.evaluation", "uedpo.report.page",
-    "uedpo.report.record",
+    "uedpo.report.record", "tests.warm",
 ]  # fmt: skip
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)

@@ -1,6 +1,9 @@
-"""Tiny random models of every supported family, and ragged batches for them, without a processor."""
+"""Tiny random models of every supported family: ragged batches for them, and a LLaVA as a folder."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -27,6 +30,7 @@ from transformers import (
 )
 
 from uedpo.model.families import family_of
+from uedpo.model.hf import HFModel
 from uedpo.model.lora import add_lora
 from uedpo.scoring.placeholders import num_features
 from uedpo.scoring.prefix_shared import FAMILIES
@@ -197,3 +201,24 @@ def tiny_batch(model, family, num_pairs, *, num_responses=2, text_only=()):
         lengths = [n if s else 0 for n, s in zip(lengths, seen.tolist(), strict=True)]
     names = [f"pair-{i}" for i in range(num_pairs)]
     return PairBatch(names, inputs, pixels, seen, tokens, mask, positions, sides, lengths)
+
+
+def tiny_llava(folder: Path) -> Path:
+    """A folder with a random LLaVA of about 40,000 weights and the shipped model's processor."""
+    shipped = Path(HFModel("uedpo:micro_llava").location)
+    config = LlavaConfig.from_pretrained(shipped)
+    for part in (config.text_config, config.vision_config):
+        part.hidden_size, part.intermediate_size, part.num_hidden_layers = 16, 24, 2
+        part.num_attention_heads = 2
+    config.text_config.num_key_value_heads, config.text_config.head_dim = 2, 8
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.15)
+    model.save_pretrained(folder)
+    for file in shipped.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            shutil.copy(file, folder)
+    return folder

@@ -182,6 +182,7 @@ def test_hostile_check_would_find_something(browser, folder):
         assert len(browser.run(f"{ACTIVE}(new DOMParser().parseFromString({bad!r}, 'text/html'))")) == 1
 
 
+@pytest.mark.slow
 def test_page_of_500_pairs_is_small_and_quick(browser, tmp_path):
     path = write_report(whole_run(tmp_path / "run", 500))
     assert path.stat().st_size < 5_000_000

@@ -5,11 +5,13 @@ import types
 import pytest
 
 from tests.config.test_validate import composed
+from tests.marks import slow_but
 from uedpo.config.effective import effective_lines
 from uedpo.config.overrides import conf_folder
 from uedpo.config.validate import validate
 
 REAL = sorted(p.stem for p in (conf_folder() / "model").glob("*.yaml") if p.stem not in ("micro_llava", "hf"))
+MORE = [[], ["trainer=gpu"], ["+method=dpo"], ["+method=tpo"]]
 FILES = ["data=files", "data.path=rows.jsonl"]
 
 
@@ -19,14 +21,14 @@ def config(layers, hidden):
 
 
 @pytest.mark.parametrize("model", [*REAL, "hf"])
-def test_a_real_model_alone_is_sane(model):
+@pytest.mark.parametrize("more", slow_but(([], ["+method=tpo"]), MORE))
+def test_a_real_model_alone_is_sane(model, more):
     path = ["model.path=org/name"] if model == "hf" else []
-    for more in ([], ["trainer=gpu"], ["+method=dpo"], ["+method=tpo"]):
-        cfg = composed(*FILES, f"model={model}", *path, *more)
-        validate(cfg)
-        assert (cfg.optim.lr, cfg.loss.beta) == (1e-5, 0.1)
-        assert (cfg.trainer.precision, cfg.model.dtype) == ("bf16-mixed", "bfloat16")
-        assert (cfg.model.gradient_checkpointing, cfg.trainer.gradient_clip_val) == (True, 1.0)
+    cfg = composed(*FILES, f"model={model}", *path, *more)
+    validate(cfg)
+    assert (cfg.optim.lr, cfg.loss.beta) == (1e-5, 0.1)
+    assert (cfg.trainer.precision, cfg.model.dtype) == ("bf16-mixed", "bfloat16")
+    assert (cfg.model.gradient_checkpointing, cfg.trainer.gradient_clip_val) == (True, 1.0)
 
 
 def test_what_the_command_line_says_is_kept():

@@ -30,11 +30,9 @@ def test_there_are_recommendations():
 
 
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("name", recommended())
-def test_recommended_options_exist_for_every_data(group, name):
-    change = f"data.{name}={VALUES.get(name, 16)}"
-    method = ["+method=napo"] if name == "negatives" else []
-    given = [f"data={group}", "evaluation=none", *method, *NEEDED.get(group, []), change]
+def test_recommended_options_exist_for_every_data(group):
+    changes = [f"data.{name}={VALUES.get(name, 16)}" for name in recommended()]
+    given = [f"data={group}", "evaluation=none", "+method=napo", *NEEDED.get(group, []), *changes]
     check_overrides(given)
     if group == "microworld":
         return  # made by the program: no message about files is said of it

@@ -4,6 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from tests.tiny import tiny_llava
 from uedpo.data.datamodule import PairDataModule
 from uedpo.loss import dpo_loss, ue_dpo_loss
 from uedpo.microworld.data import MicroWorldPairs
@@ -14,8 +15,8 @@ from uedpo.weights.probe import UncertaintyProbe
 
 
 @pytest.fixture(scope="session")
-def source():
-    return HFModel("uedpo:micro_llava", lora=lora(r=4, alpha=8.0))
+def source(tmp_path_factory):
+    return HFModel(str(tiny_llava(tmp_path_factory.mktemp("tiny"))), lora=lora(r=4, alpha=8.0))
 
 
 @pytest.fixture(scope="session")

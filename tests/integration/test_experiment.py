@@ -1,6 +1,7 @@
 """A run from Python: the program in the docs, folders that are left alone, devices outside `fit`."""
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import run
 from tests.reliability.harness import tiny_model_folder
 from uedpo import Experiment, compose
 from uedpo.errors import ConfigError, InputError
@@ -33,12 +35,21 @@ def program():
     return code
 
 
-def test_the_program_in_the_docs_trains_and_reads_its_metrics(model, tmp_path):
+def whole_process(folder, *arguments):
+    """The program as a user starts it, imports and the end of Python included."""
+    command = [sys.executable, "-c", program(), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def forked(folder, *arguments):
+    (folder / "program.py").write_text(program())
+    return run("program", *arguments, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("start", [forked, pytest.param(whole_process, marks=pytest.mark.slow)])
+def test_the_program_in_the_docs_trains_and_reads_its_metrics(model, tmp_path, start):
     assert len(program().splitlines()) <= 15
-    done = subprocess.run(
-        [sys.executable, "-c", program(), *SMALL, f"model.path={model}"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = start(tmp_path, *SMALL, f"model.path={model}")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Exception ignored" not in done.stderr  # what the experiment holds is let go of before Python ends
     lines = done.stdout.splitlines()[-2:]

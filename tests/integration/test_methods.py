@@ -29,8 +29,9 @@ def composed(method):
         return compose("config", [f"+method={method}", "model.lora.r=4", "loss.beta=0.1"])
 
 
+@pytest.mark.parametrize("steps", [6, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_fifty_steps_without_nan(method, source, processor, tmp_path):
+def test_every_method_trains_without_nan(method, steps, source, processor, tmp_path):
     cfg = composed(method)
     pl.seed_everything(0, verbose=False)
     corruption = instantiate(cfg.corruption, seed=0)
@@ -44,12 +45,12 @@ def test_every_method_trains_fifty_steps_without_nan(method, source, processor, 
             losses.append(outputs["loss"].item())
 
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=50, max_epochs=1, logger=False, limit_val_batches=0,
+        accelerator="cpu", max_steps=steps, max_epochs=2, logger=False, limit_val_batches=0,
         callbacks=[Record(), *([weigher] if weigher else [])], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(module, data)
-    assert len(losses) == 50
+    assert len(losses) == steps
     assert torch.tensor(losses).isfinite().all()
     trained = [p for p in module.parameters() if p.requires_grad]
     assert all(p.isfinite().all() for p in trained)

@@ -1,15 +1,15 @@
 """The programs of docs/own_loop.md, and what `import uedpo` offers."""
 
 import ast
+import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import uedpo
+from tests.processes import run
 from tests.reference import twins
 from uedpo.weights.uncertainty import ue_dpo_weights
 
@@ -20,8 +20,10 @@ def printed(number, folder):
     """What the program of that number in the docs prints."""
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_loop.md").read_text(), re.DOTALL)[number]
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    programs = folder.with_name(folder.name + "_programs")
+    programs.mkdir()
+    (programs / "program.py").write_text(code)
+    done = run("program", cwd=folder, env=os.environ | {"PYTHONPATH": f"{ROOT}:{programs}"})
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -93,7 +93,10 @@ def test_plan_leaves_what_is_rejected_to_check(run, tmp_path):
     assert "prompt_tokens=" not in err
 
 
-@pytest.mark.parametrize("setting", ["micro ue_dpo LoRA plain", "qwen2_5_vl/wide dpo full"])
+@pytest.mark.parametrize(
+    "setting",
+    ["micro ue_dpo LoRA plain", pytest.param("qwen2_5_vl/wide dpo full", marks=pytest.mark.slow)],
+)
 def test_plan_estimate_is_the_measured_peak(monkeypatch, setting):
     monkeypatch.syspath_prepend(EXPERIMENT)
     experiment = importlib.import_module("experiments.plan_memory.run")

@@ -128,8 +128,9 @@ def test_training_with_a_cache_gives_the_losses_of_a_live_reference(source, proc
     assert same(trained(first), trained(second))
 
 
-def test_full_fine_tuning_holds_no_copy_until_someone_asks(processor, tmp_path, monkeypatch):
-    source, seen = HFModel("uedpo:micro_llava"), []
+def test_full_fine_tuning_holds_no_copy_until_someone_asks(source, processor, tmp_path, monkeypatch):
+    path, seen = source.location, []
+    source = HFModel(path)
 
     def watched():
         model = HFModel.reference(source)
@@ -147,9 +148,8 @@ def test_full_fine_tuning_holds_no_copy_until_someone_asks(processor, tmp_path, 
         module.score_reference(batch).logps, module.reference_cache.logps("train", batch), rtol=0, atol=1e-5
     )
     # the adapter is no part of the reference
-    _, _, counts = fit(
-        HFModel("uedpo:micro_llava", lora=lora(r=2)), processor, tmp_path, tmp_path / "cache", steps=1
-    )
+    adapted = HFModel(path, lora=lora(r=2))
+    _, _, counts = fit(adapted, processor, tmp_path, tmp_path / "cache", steps=1)
     assert counts.of_reference == 0
 
 
@@ -164,10 +164,9 @@ def test_further_negatives_have_rows_of_their_own(source, processor, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def built(processor, tmp_path_factory):
+def built(source, processor, tmp_path_factory):
     """A folder with the reference of 7 training and 4 validation pairs."""
     folder = tmp_path_factory.mktemp("built")
-    source = HFModel("uedpo:micro_llava", lora=lora(r=4, alpha=8.0))
     fit(source, processor, folder, folder / "cache", steps=1)
     return folder / "cache"
 
@@ -235,8 +234,8 @@ def test_another_template_is_refused(built, source, processor, other_model):
         ({}, {"max_response_tokens": 9}, "max_response_tokens (512 there, 9 here)"),
     ],
 )
-def test_another_way_to_score_is_refused(built, processor, options, changes, said):
-    other = HFModel("uedpo:micro_llava", **options)
+def test_another_way_to_score_is_refused(built, source, processor, options, changes, said):
+    other = HFModel(source.location, **options)
     assert f"setting: {said}; name" in refusal(built, setting(other, processor, **changes), processor)
 
 

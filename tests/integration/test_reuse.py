@@ -118,7 +118,6 @@ def test_memory_survives_a_checkpoint(module, batches, tmp_path):
 @pytest.mark.parametrize("options", [{"reuse": True}, {"every_n_steps": 3}])
 def test_resume_is_bit_identical_with_fewer_probes(train, tmp_path, options):
     probe = {"alpha": 0.3, **options}
-    whole, losses = train("ue_dpo", probe, steps=7)  # ten pairs, three a step: the second epoch from step 4
     keep = ModelCheckpoint(
         dirpath=tmp_path,
         every_n_train_steps=1,
@@ -126,7 +125,8 @@ def test_resume_is_bit_identical_with_fewer_probes(train, tmp_path, options):
         filename="{step}",
         save_on_train_epoch_end=False,
     )
-    train("ue_dpo", probe, steps=7, callbacks=[keep])
+    # ten pairs, three a step: the second epoch from step 4
+    whole, losses = train("ue_dpo", probe, steps=7, callbacks=[keep])
     rest, rest_losses = train("ue_dpo", probe, steps=7, resume=str(tmp_path / "step=5.ckpt"))
     assert rest_losses == losses[5:]
     assert same(trained(whole), trained(rest))

@@ -17,6 +17,7 @@ from uedpo.sweep.journal import NAME, read
 TINY = [
     "threads=1", "trainer.max_steps=1", "trainer.val_every_n_batches=0", "evaluation.num_shift=3",
     "evaluation.num_train=0", "evaluation.max_new_tokens=8", "data.batch_size=2", "data.val.num_pairs=1",
+    "data.train.num_pairs=4", "report_pairs=0",
     "callbacks.best=null", "callbacks.last=null", "callbacks.progress=null",
 ]  # fmt: skip
 
@@ -151,6 +152,7 @@ def test_failed_trials_run_again_and_compare_reads_the_sweep(sweep):
     assert (folder / "x_differences.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_trial_killed_by_the_system_is_a_failed_trial_of_joblib(tmp_path):
     folder = tmp_path / "all"
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -199,6 +201,7 @@ def test_a_search_survives_a_failed_trial_and_is_replayed(tmp_path):
     assert "3 trials: 1 finished, 2 skipped (had before), 0 failed." in again.stdout
 
 
+@pytest.mark.slow
 def test_submitit_runs_trials_and_keeps_failures_apart(tmp_path):
     folder = tmp_path / "all"
     spoil(folder, "1")

@@ -11,7 +11,6 @@ import contextlib
 import csv
 import functools
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -26,45 +25,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import open_dict
 from safetensors.torch import load_file
-from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import uedpo.config.build
 import uedpo.experiment
 import uedpo.run
+from tests.tiny import tiny_llava
 from uedpo.callbacks.checkpoint_files import checkpoints
 from uedpo.config.overrides import conf_folder
-from uedpo.model.hf import HFModel
 from uedpo.runtime import preemption
 from uedpo.runtime.versions import versions
 
-SHIPPED = Path(HFModel("uedpo:micro_llava").location)
 TIMED = "perf/"  # wall-clock columns, which no two runs share
 torch.set_num_threads(1)
 
 
 def tiny_model_folder(folder: Path) -> Path:
-    """A random LLaVA of about 40,000 weights with the shipped model's processor."""
-    config = LlavaConfig.from_pretrained(SHIPPED)
-    for part, heads in ((config.text_config, 2), (config.vision_config, 2)):
-        part.hidden_size, part.intermediate_size, part.num_hidden_layers = 16, 24, 2
-        part.num_attention_heads = heads
-    config.text_config.num_key_value_heads, config.text_config.head_dim = 2, 8
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.15)
-    model.save_pretrained(folder)
-    for file in SHIPPED.iterdir():
-        if file.name not in ("config.json", "model.safetensors"):
-            shutil.copy(file, folder)
-    _import_all(folder)
+    """`tiny_llava`, once all that a run of it imports as it goes is there for every child."""
+    _import_all(tiny_llava(folder))
     return folder
 
 
 def _import_all(model):
-    """What a run imports as it goes, imported here, where every child finds it."""
     uedpo.runtime.quiet.quiet()
     cfg, _ = composed(tuple(command("none", model)))
     source = instantiate(cfg.model)

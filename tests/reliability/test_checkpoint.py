@@ -236,6 +236,9 @@ def kill_writer(folder, number, draw):
     return done
 
 
+KILLS = 100 if os.environ.get("CI") else 25
+
+
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["TMPDIR here", "TMPDIR on another file system"])
 def test_no_kill_in_the_writer_costs_a_checkpoint(tmp_path, monkeypatch, elsewhere):
     other = Path("/dev/shm")
@@ -246,7 +249,7 @@ def test_no_kill_in_the_writer_costs_a_checkpoint(tmp_path, monkeypatch, elsewhe
     folder, draw, latest = tmp_path / "checkpoints", random.Random(elsewhere), 0
     folder.mkdir()
     try:
-        for number in range(100):
+        for number in range(KILLS):
             done = kill_writer(folder, number, draw)
             found = choose("auto", folder, IO)
             step = 0 if found is None else IO.load_checkpoint(found)["global_step"]
@@ -254,7 +257,7 @@ def test_no_kill_in_the_writer_costs_a_checkpoint(tmp_path, monkeypatch, elsewhe
             latest = step
             sweep(folder)
             assert not list(folder.glob(".*.tmp"))
-        assert latest > 30
+        assert latest > KILLS / 4
         assert not list(temporary.iterdir())
     finally:
         shutil.rmtree(temporary)

@@ -22,7 +22,7 @@ from uedpo.optim import adamw_cosine
 from uedpo.trainer import make_trainer
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", ["ue_dpo", "dpo"])
 def test_same_seed_twice_is_bit_identical(tmp_path, method):
     model = tiny_model_folder(tmp_path / "model")
@@ -56,7 +56,7 @@ class Losses(pl.Callback):
         self.values.append(outputs["loss"].double())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_batch_of_four_equals_four_of_one(tmp_path):
     model = tiny_model_folder(tmp_path / "model")
     whole, parts = Losses(), Losses()
@@ -112,7 +112,7 @@ def timed(callbacks, hooks):
     return spent
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_of_it_costs_at_most_two_percent_of_a_step(tmp_path):
     """The shipped model, batches of 8, half the demo's; every other epoch of five steps has all of it on.
 

@@ -10,6 +10,7 @@ import pytest
 import uedpo.experiment
 import uedpo.results.runs
 import uedpo.runtime.lock
+from tests.marks import slow_but
 from tests.reliability.harness import command, finish, start, tiny_model_folder
 from tests.unit.test_images import encoded, noise
 from uedpo.callbacks.preemption import Watchdog
@@ -58,7 +59,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", slow_but(("run.lock", "adapter"), PLACES))
 def test_a_full_disk_is_one_line(model, tmp_path, place):
     run = start(command(tmp_path / "run", model, steps=4), tmp_path / "log", fault=PLACES[place])
     assert run.wait() == 2, run.text()[-2000:]
@@ -78,12 +79,12 @@ def test_a_watchdog_that_was_stopped_with_its_process_does_not_end_it(model, tmp
 
         PreferenceModule.training_step = step
 
-    run = start([*command(tmp_path / "run", model, steps=12), "timeout=1.5"], tmp_path / "log", fault=slow)
+    run = start([*command(tmp_path / "run", model, steps=8), "timeout=1.5"], tmp_path / "log", fault=slow)
     csv = tmp_path / "run" / "metrics.csv"
     while not csv.exists() and not run.poll():
         time.sleep(0.05)
     os.kill(run.pid, signal.SIGSTOP)
-    time.sleep(4)
+    time.sleep(2.5)
     os.kill(run.pid, signal.SIGCONT)
     assert run.wait() == 0, run.text()[-2000:]
 

@@ -60,7 +60,10 @@ def test_the_untrained_and_the_trained_model_are_evaluated_once(model, tmp_path)
     "where",
     [
         "loss nan",
-        *(pytest.param(w, marks=pytest.mark.slow) for w in ("loss inf", "gradient nan", "gradient inf")),
+        *(
+            pytest.param(w, marks=pytest.mark.exhaustive)
+            for w in ("loss inf", "gradient nan", "gradient inf")
+        ),
     ],
 )
 def test_guard_stops_before_the_step(model, tmp_path, where):
@@ -81,7 +84,7 @@ def test_guard_leaves_out_what_it_may(model, tmp_path):
     assert {row[last[0].index("guard/skipped")] for row in last[1:]} - {""} == {"0.0", "1.0"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("nth", [5, 6], ids=["first of the window", "last of the window"])
 @pytest.mark.parametrize("where", ["loss nan", "gradient inf"])
@@ -94,7 +97,7 @@ def test_guard_stops_all_ranks(model, tmp_path, where, nth, rank):
     assert only_finite(tmp_path) == (True, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_rank_that_fails_ends_all(model, tmp_path, fault, rank):

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 import uedpo.experiment
+from tests.marks import slow_but
 from tests.reliability import faults
 from tests.reliability.harness import command, start, tiny_model_folder
 from uedpo.errors import InputError
@@ -53,7 +54,7 @@ LATE = {
 }
 
 
-@pytest.mark.parametrize("where", LATE)
+@pytest.mark.parametrize("where", slow_but(("metrics.json", "told to stop", "row"), LATE))
 def test_a_run_stopped_late_is_finished_by_the_same_command(model, tmp_path, where):
     folder = tmp_path / "run"
     whole = arguments(folder, model)

@@ -85,7 +85,7 @@ def test_chain_of_kills_is_bit_identical(model, reference, tmp_path):
     assert not list((tmp_path / "run/checkpoints").glob(".*.tmp"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("kind", "number"), CHAINS)
 def test_placed_kills_are_bit_identical(model, reference, tmp_path, kind, number):
     arguments = [*command(tmp_path / "run", model, **KINDS[kind]), "resume=auto"]
@@ -93,7 +93,7 @@ def test_placed_kills_are_bit_identical(model, reference, tmp_path, kind, number
     assert chain(tmp_path, arguments, planted).differs(reference(kind)[0]) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_kills_are_bit_identical(model, reference, tmp_path, kind, number):
@@ -126,7 +126,7 @@ def three_epochs(request, model, tmp_path_factory):
     return folder, options
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_resume_from_every_step_is_bit_identical(three_epochs, model, tmp_path):
     folder, options = three_epochs
     expected = result(folder / "run")
@@ -142,7 +142,7 @@ def test_resume_from_every_step_is_bit_identical(three_epochs, model, tmp_path):
         assert len(checkpoints(run / "checkpoints")) == options["steps"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_chain_through_every_step_is_bit_identical(three_epochs, model, tmp_path):
     folder, options = three_epochs
     arguments = [*command(tmp_path / "run", model, **options), "resume=auto"]

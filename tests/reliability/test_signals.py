@@ -61,7 +61,7 @@ def saved_step(folder):
     return verify(found[-1])["step"] if found else None
 
 
-@pytest.mark.parametrize("phase", ["accumulation", pytest.param("validation", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("phase", ["accumulation", pytest.param("validation", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_interrupt_saves_as_sigterm_does(model, references, tmp_path, phase, number):
     point, nth, step = PHASES[phase]
@@ -75,7 +75,7 @@ def test_interrupt_saves_as_sigterm_does(model, references, tmp_path, phase, num
     assert result(tmp_path / "run").differs(references(1)) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("phase", PHASES)
 def test_sigterm_in_every_phase(model, references, tmp_path, phase):
     point, nth, step = PHASES[phase]
@@ -87,7 +87,7 @@ def test_sigterm_in_every_phase(model, references, tmp_path, phase):
     assert result(tmp_path / "run").differs(references(1)) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("who", [(0,), (1,), (0, 1)], ids=["rank 0", "rank 1", "both"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_sigterm_with_two_ranks(model, references, tmp_path, phase, who):
@@ -152,7 +152,7 @@ def test_no_import_swallows_a_signal(tmp_path, more):
     assert re.search(r"preempted by SIGTERM: not training, nothing to save;.* exit code 75", done.stderr)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("delay", [0.3, 1.0, 3.0])
 def test_sigterm_while_the_program_is_imported(tmp_path, delay):
     run = subprocess.Popen(

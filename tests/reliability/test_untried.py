@@ -65,6 +65,7 @@ def test_a_sweep_killed_in_its_summary_keeps_the_old_one(tmp_path, monkeypatch):
     module._exit_codes.clear()
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards_between_resumes_changes_no_bit(model, tmp_path):
     reference = tmp_path / "reference"
     finish(command(reference, model), tmp_path / "log0")

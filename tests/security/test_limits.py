@@ -9,6 +9,7 @@ import zlib
 import pytest
 from PIL import Image
 
+from tests.marks import slow_but
 from tests.reliability.harness import tiny_model_folder
 from tests.security.limits import one_line
 from tests.security.test_run_from_elsewhere import BOMB
@@ -96,7 +97,7 @@ TEMPLATES = {
 }
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", slow_but(("memory",), TEMPLATES))
 def test_chat_templates_that_never_end(model, tmp_path, name):
     folder = shutil.copytree(model, tmp_path / "copy")
     (folder / "chat_template.jinja").write_text(TEMPLATES[name])

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from tests.marks import slow_but
 from tests.security.limits import one_line
 from tests.unit.test_images import encoded, noise
 from uedpo.data.fingerprint import fingerprint
@@ -35,7 +36,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", slow_but(("repeated text",), BOMBS))
 def test_small_files_that_become_large_tables_are_one_line(tmp_path, name):
     columns, options = BOMBS[name]
     path = written(tmp_path / "bomb.parquet", columns, **options)

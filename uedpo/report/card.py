@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from omegaconf import DictConfig
 
 from uedpo.report.tables import cell, settings
+from uedpo.report.templates import TEMPLATES
 from uedpo.results.keys import method_name, trial_config
 from uedpo.results.metrics import SPLITS, number, title
 from uedpo.runtime.atomic import replace
 from uedpo.runtime.redact import redact
 
-HERE = Path(__file__).parent
 CITATION = """@inproceedings{uedpo2026,
   title = {Uncertainty-Aware Exploratory Direct Preference Optimization for Multimodal Large Language Models},
   author = {Zhang and Mao and Zhang and Zhang},
@@ -59,10 +58,7 @@ def write_card(
     base_name = "BASE" if local else base
     arguments = f'"{base_name}"' + (f', revision="{revision}"' if revision else "")
     served = re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")
-    template = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, autoescape=True
-    )
-    text = template.get_template("card.md.j2").render(
+    text = TEMPLATES.get_template("card.md.j2").render(
         # Markup: YAML and code, which Markdown shows as they are, and what `cell` has escaped
         front=Markup(yaml.safe_dump(front_matter(kind, config, method, served, local), sort_keys=False)),
         title=Markup(cell(f"{base.rsplit('/', 1)[-1]}, {method}")),

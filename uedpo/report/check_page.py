@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import DictConfig
 
 from uedpo.data.collate import PairCollator
 from uedpo.data.rejects import Ledger
 from uedpo.errors import InputError
+from uedpo.report.templates import TEMPLATES
 from uedpo.types import PairBatch, PreferencePair
 
 SIDE = 320  # pixels of a picture on the page, at most
@@ -43,11 +43,8 @@ def write_check_page(
         ledgers: accounts of the rows of files.
         problems: rows that cannot be collated, a line each.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
     rejected = [row for ledger in ledgers for row in ledger.rejected]
-    page = environment.get_template("check.html.j2").render(
+    page = TEMPLATES.get_template("check.html.j2").render(
         name=cfg.name,
         model=cfg.model.path,
         rows=[_row(pair, collate, processor) for pair in pairs],

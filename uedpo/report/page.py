@@ -12,21 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from uedpo.errors import InputError
 from uedpo.report import tables
 from uedpo.report.charts import Line, fan_chart, line_chart, number
 from uedpo.report.heatmap import SIGNALS, WHENS, heat, scales, strongest
 from uedpo.report.pictures import Pictures
 from uedpo.report.tables import cell as cell
+from uedpo.report.templates import TEMPLATES
 from uedpo.results.keys import method_name
 from uedpo.results.metrics import SPLITS as SPLITS
 from uedpo.results.metrics import TITLES as TITLES
 from uedpo.runtime.atomic import replace
 from uedpo.runtime.stored_yaml import read_config
 
-HERE = Path(__file__).parent
 # panel -> (column of metrics.csv, label) of each curve
 PANELS: dict[str, list[tuple[str, str]]] = {
     "Loss": [("train/loss", "training"), ("val/loss", "validation")],
@@ -85,12 +83,8 @@ def write_page(path: Path, text: str) -> Path:
 
 def render(context: Mapping[str, Any]) -> str:
     """The page of a run, or of one pair; `context` has every key that the template names."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("page.html.j2").render(
-        split_titles=SPLITS, signals=SIGNALS, whens=WHENS, **context
-    )
+    template = TEMPLATES.get_template("page.html.j2")
+    return template.render(split_titles=SPLITS, signals=SIGNALS, whens=WHENS, **context)
 
 
 def token_section(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ with such a name holds the same value.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -47,9 +48,14 @@ def secret_name(name: str) -> bool:
     return bool(_NAMES.search(name)) and not _NO_SECRETS.search(name)
 
 
+@functools.cache
+def _secret_variable(name: str) -> bool:
+    return secret_name(name) or bool(_VARIABLES.search(name))
+
+
 def known_secrets() -> set[str]:
     """Values of environment variables named so."""
-    named = (v for k, v in os.environ.items() if secret_name(k) or _VARIABLES.search(k))
+    named = (value for name, value in os.environ.items() if _secret_variable(name))
     return {value for value in named if len(value) >= _SHORTEST}
 
 
