@@ -16,7 +16,8 @@ COMMANDS = [
     "uedpo", "uedpo.run", "uedpo.check", "uedpo.plan", "uedpo.explain", "uedpo.export", "uedpo.compare",
     "uedpo.dashboard", "uedpo.report", "uedpo.evaluation.generate", "uedpo.evaluation.judge",
     "uedpo.evaluation.score", "uedpo.evaluation.merge", "uedpo.evaluation.table", "uedpo.microworld.assets",
-    "uedpo.microworld.build", "uedpo.microworld.negatives", "uedpo.results.rekey",
+    "uedpo.microworld.build", "uedpo.microworld.negatives", "uedpo.results.rekey", "uedpo.cli.list",
+    "uedpo.cli.doctor", "uedpo.cli.completion",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from uedpo.config.overrides import conf_folder
-from uedpo.config.validate import GROUPS, TOP, _schema
+from uedpo.config.validate import GROUPS, TOP, schema
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")])
@@ -31,7 +31,7 @@ def keys_of(node, path=""):
     """Dotted keys below a node of a configuration, and the parameters that its targets take."""
     found = set()
     if "_target_" in node:
-        found |= {f"{path}{name}" for name in _schema(node["_target_"])[0]}
+        found |= {f"{path}{name}" for name in schema(node["_target_"])[0]}
     for key, value in node.items():
         found.add(f"{path}{key}")
         if isinstance(value, dict):

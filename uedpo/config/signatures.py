@@ -70,6 +70,14 @@ def read(target: str) -> Signature | None:
         return None
 
 
+def docstring(target: str) -> str | None:
+    """The docstring of what a dotted name defines; None where it has none, or only an import tells."""
+    try:
+        return ast.get_docstring(_definition(*_split(target))[1])
+    except _Unsettled:
+        return None
+
+
 def imported(target: str) -> Signature:
     """The signature of what a dotted name is once it is imported.
 

@@ -95,7 +95,7 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
             yield from _node(group, values[group])
         elif not isinstance(values[group], _Broken):
             yield f"{group}={values[group]!r}: must be the name of a file of conf/{group}/"
-    yield from cross_rules(values, lambda target: _schema(target)[0])
+    yield from cross_rules(values, lambda target: schema(target)[0])
 
 
 class _Broken:
@@ -143,7 +143,7 @@ def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
         return
     target = node["_target_"]
     try:
-        parameters, hints = _schema(target)
+        parameters, hints = schema(target)
     except Exception as error:
         yield f"{path}._target_={target!r}: cannot be imported ({str(error).splitlines()[0]})"
         return
@@ -170,7 +170,8 @@ def _node(path: str, node: Mapping[str, Any]) -> Iterator[str]:
 
 
 @functools.cache
-def _schema(target: str) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+def schema(target: str) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """(parameters, types that a value of YAML can satisfy) of what a `_target_` names."""
     found = signatures.read(target) or signatures.imported(target)
     return found.parameters, {k: v for k, v in found.hints.items() if _is_checkable(v)}
 
@@ -208,15 +209,21 @@ def _not_finite(path: str, value: Any) -> Iterator[str]:
         yield from _not_finite(f"{path}.{key}", item)
 
 
-def _range(annotation: Any) -> str:
-    """The whole range of an annotated number, in words, and the reason where the annotation names one."""
+def bounds(annotation: Any) -> list[str]:
+    """The range of an annotated number in words, as in ["> 0 and <= 0.5"]; empty where it has none."""
     parts = []
     for item in getattr(annotation, "__metadata__", ()):
         for sign, bound in ((">", "gt"), (">=", "ge"), ("<", "lt"), ("<=", "le")):
             if getattr(item, bound, None) is not None:
                 parts.append(f"{sign} {getattr(item, bound)}")
+    return [" and ".join(parts)] if parts else []
+
+
+def _range(annotation: Any) -> str:
+    """The whole range of an annotated number, in words, and the reason where the annotation names one."""
+    parts = bounds(annotation)
     reasons = [item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, str)]
-    return (f" (allowed: {' and '.join(parts)})" if parts else "") + "".join(f"; {r}" for r in reasons)
+    return (f" (allowed: {parts[0]})" if parts else "") + "".join(f"; {r}" for r in reasons)
 
 
 def _unknown(path: str, given: list[str], allowed: list[str]) -> Iterator[str]:

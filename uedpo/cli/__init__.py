@@ -1,0 +1,1 @@
+"""What `uedpo` answers beyond the commands of this package: `list`, `doctor`, `completion`."""
