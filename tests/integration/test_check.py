@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.rows_of_formats import CHOSEN, REJECTED, SAME, TURN, answer, write_json
-from tests.security.test_attacks import HOSTILE
+from tests.unit.test_report import HOSTILE
 from uedpo import check
 from uedpo.data.collate import PairCollator
 from uedpo.data.survey import measure, quantiles

@@ -1,5 +1,6 @@
-"""Runs a function in a child that may take 10 seconds and 1 GB more than this process has."""
+"""Runs a function within limits of time and memory; edits JSON files."""
 
+import json
 import os
 import resource
 import signal
@@ -13,7 +14,8 @@ SECONDS, BYTES = 10, 2**30
 
 
 def one_line(call):
-    """The one line with which `call` refuses, within the limits.
+    """The one line with which `call` refuses in a child that may take 10 seconds and 1 GB more than this
+    process has.
 
     Raises:
         AssertionError: it took longer or more, went through, or raised something else.
@@ -45,3 +47,8 @@ def one_line(call):
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code == 0, f"ended with {code}: {said}"
     return said
+
+
+def edit(path, **changes):
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from tests.marks import slow_but
-from tests.reliability.harness import tiny_model_folder
 from tests.security.limits import one_line
 from tests.security.test_run_from_elsewhere import BOMB
 from tests.unit.test_images import noise
@@ -22,11 +21,6 @@ from uedpo.model.hf import HFModel
 from uedpo.results.keys import key_of
 from uedpo.results.store import read_rows
 from uedpo.sweep import journal
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def packed(scenes, columns, size):
