@@ -24,6 +24,8 @@ MORE = [
     [{"role": "user", "content": [3]}], ["a.png"], ["a.png", "b.png"], [[0, 1, 2]], [[0, 1, float("nan")]],
     "a" * 300, "a.png", 10**400,
 ]  # fmt: skip
+# odd texts that are fine, for those of a row
+FINE = ['He said "no".', "日本語 🙂", "a\u2028b", "back\\slash \\n", "{'a': 1}", "e\u0301 a\u0300", " two  spaces "]
 EXTRA = (
     "id", "weight", "chosen_weights", "rejected_weights", "rejected_image", "rejected_images", "images",
     "image", "system", "tools", "videos", "history", "image_at", "negatives", "similarity",
@@ -40,11 +42,11 @@ def places(value, path=()):
 
 
 def mutated(row, rng):
-    """A copy with one to three things set, taken away, renamed or added."""
+    """A copy with one to three things set, taken away, renamed or added, or texts written otherwise."""
     row = copy.deepcopy(row)
-    for _ in range(rng.randrange(1, 4)):
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
         there = list(places(row))
-        kind = rng.randrange(4)
+        kind = rng.randrange(5)
         if kind == 3 or not there:
             row[rng.choice(EXTRA)] = copy.deepcopy(rng.choice(SHORT + MORE))
             continue
@@ -52,7 +54,9 @@ def mutated(row, rng):
         node = row
         for key in path:
             node = node[key]
-        if kind == 0:
+        if kind == 4 and isinstance(node[last], str) and " " in node[last]:
+            node[last] = rng.choice(FINE)
+        elif kind == 0:
             node[last] = copy.deepcopy(rng.choice(SHORT + MORE))
         elif kind == 1:
             del node[last]
@@ -77,8 +81,7 @@ def test_mutated_rows_are_used_as_they_are_or_named(tmp_path):
     run()
     print(dict(counts))
     assert counts["rows"] == 1000 == counts["used"] + counts["rejected"] + counts["fatal"]
-    assert counts["rejected"] > 100
-    assert counts["used"] > 60  # fewer than before fields that nothing reads rejected their rows
+    assert min(counts["used"], counts["rejected"]) > 100
     assert sum(code.isupper() for code in counts) > 10
 
 
