@@ -1,9 +1,7 @@
-"""A full disk is one line wherever it is met; pauses, other threads and replaced folders are told apart."""
+"""A full disk is one line wherever it is met; other threads and replaced folders are told."""
 
 import errno
 import os
-import signal
-import time
 
 import pytest
 
@@ -13,10 +11,8 @@ import uedpo.runtime.lock
 from tests.marks import slow_but
 from tests.reliability.harness import command, finish, start, tiny_model_folder
 from tests.unit.test_images import encoded, noise
-from uedpo.callbacks.preemption import Watchdog
 from uedpo.data.images import check_image, find_image, load_image
 from uedpo.data.rejects import RowProblem
-from uedpo.module import PreferenceModule
 
 
 @pytest.fixture(scope="module")
@@ -67,38 +63,6 @@ def test_a_full_disk_is_one_line(model, tmp_path, place):
     assert "o space left on device" in run.text()
     assert "then run the same command again" in run.text()
     finish([*command(tmp_path / "run", model, steps=4), "resume=auto"], tmp_path / "log2")
-
-
-def test_a_watchdog_that_was_stopped_with_its_process_does_not_end_it(model, tmp_path):
-    def slow():
-        real = PreferenceModule.training_step
-
-        def step(self, *args):
-            time.sleep(0.3)
-            return real(self, *args)
-
-        PreferenceModule.training_step = step
-
-    run = start([*command(tmp_path / "run", model, steps=8), "timeout=1.5"], tmp_path / "log", fault=slow)
-    csv = tmp_path / "run" / "metrics.csv"
-    while not csv.exists() and not run.poll():
-        time.sleep(0.05)
-    os.kill(run.pid, signal.SIGSTOP)
-    time.sleep(2.5)
-    os.kill(run.pid, signal.SIGCONT)
-    assert run.wait() == 0, run.text()[-2000:]
-
-
-def test_a_watchdog_still_ends_what_hangs():
-    pid = os.fork()
-    if not pid:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        Watchdog(0.5)._again()
-        time.sleep(20)
-        os._exit(0)
-    begin = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
-    assert 0.4 < time.monotonic() - begin < 5
 
 
 def test_another_number_of_threads_is_said(model, tmp_path):

@@ -25,7 +25,9 @@ def model(tmp_path_factory):
 
 def head(run):
     """First three lines of what a process said that is no notice of a start."""
-    lines = [line for line in run.text().splitlines() if line.strip() and "Initializing" not in line]
+    starts = ("trains ", "attention: ")
+    lines = [line for line in run.text().splitlines() if line.strip() and not line.startswith(starts)]
+    lines = [line for line in lines if "Initializing" not in line]
     return "\n".join(lines[:3])
 
 

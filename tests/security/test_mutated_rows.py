@@ -24,8 +24,15 @@ MORE = [
     [{"role": "user", "content": [3]}], ["a.png"], ["a.png", "b.png"], [[0, 1, 2]], [[0, 1, float("nan")]],
     "a" * 300, "a.png", 10**400,
 ]  # fmt: skip
-# odd texts that are fine, for those of a row
-FINE = ['He said "no".', "日本語 🙂", "a\u2028b", "back\\slash \\n", "{'a': 1}", "e\u0301 a\u0300", " two  spaces "]
+FINE = [  # odd texts to train on
+    'He said "no".',
+    "日本語 🙂",
+    "a\u2028b",
+    "back\\slash \\n",
+    "{'a': 1}",
+    "e\u0301 a\u0300",
+    " two  spaces ",
+]
 EXTRA = (
     "id", "weight", "chosen_weights", "rejected_weights", "rejected_image", "rejected_images", "images",
     "image", "system", "tools", "videos", "history", "image_at", "negatives", "similarity",

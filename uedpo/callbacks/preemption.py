@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
+import subprocess
 import sys
-import threading
-import time
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from uedpo.callbacks.checkpoints import Checkpoints
-from uedpo.runtime import preemption
-from uedpo.runtime.say import say
+from uedpo.runtime import preemption, watch
 
 
 class Preemption(pl.Callback):
@@ -69,36 +68,36 @@ class Watchdog(pl.Callback):
     """Ends this process, with its stack on stderr, where no batch has begun for `timeout` seconds.
 
     Collectives of the other ranks time out by themselves; the rank that hangs does not. Time during which the
-    whole process was stopped, by a terminal or a suspended machine, does not count.
+    process was stopped, by a terminal or a suspended machine, does not count.
     """
 
     def __init__(self, timeout: float) -> None:
-        self.timeout, self.tick = timeout, min(1.0, timeout / 20)
-        self._waited, self._on = 0.0, False
+        self.timeout = timeout
+        self._outside: subprocess.Popen[bytes] | None = None
 
     def _again(self, *args: Any, **kwargs: Any) -> None:
-        self._waited = 0.0
-        if not self._on:
-            self._on = True
-            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        if self._outside is None:
+            # written in C: needs no lock of the interpreter, which the call that hangs may hold
+            faulthandler.register(watch.ENDS, file=2, all_threads=True, chain=True)
+            code = [sys.executable, "-I", "-S", watch.__file__, str(os.getpid()), str(self.timeout)]
+            self._outside = subprocess.Popen(code, stdin=subprocess.PIPE)
+            os.set_blocking(self._signs, False)
+        with contextlib.suppress(OSError):  # it is gone, or stopped and its pipe is full
+            os.write(self._signs, b".")
 
     on_train_start = on_train_batch_start = on_validation_batch_start = on_validation_end = _again
+
+    @property
+    def _signs(self) -> int:
+        assert self._outside is not None
+        assert self._outside.stdin is not None
+        return self._outside.stdin.fileno()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         self._again()  # the ranks may wait for each other in the clean-up
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._on = False
-
-    def _watch(self) -> None:
-        before = time.monotonic()
-        while self._on:
-            time.sleep(self.tick)
-            now = time.monotonic()
-            # a tick that took far longer was no waiting of this program
-            self._waited += min(now - before, 4 * self.tick)
-            before = now
-            if self._on and self._waited > self.timeout:
-                say(f"Timeout ({self.timeout:g} s): no batch has begun", file=sys.stderr, flush=True)
-                faulthandler.dump_traceback(all_threads=True)
-                os._exit(1)
+        if self._outside is not None:
+            self._outside.kill()  # closing the pipe says nothing while loaders' workers hold it
+            self._outside.communicate()
+            self._outside = None
