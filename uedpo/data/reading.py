@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from uedpo.runtime.hub import how_to_get, reachable
 from uedpo.runtime.progress import interactive
 
 MAX_JSON = 2**31  # bytes of a .json file, which is read whole
-# a parquet file up to MAX_BOMB bytes may unpack to LEAST_TABLE, or to MOST_EXPANSION times its size
-MAX_BOMB, LEAST_TABLE, MOST_EXPANSION = 2**28, 2**28, 20
+# a parquet file may unpack to LEAST_TABLE bytes, or to MOST_EXPANSION times its size
+LEAST_TABLE, MOST_EXPANSION = 2**28, 20
+LEAST_VALUES = 2**20  # that a column may have whatever the size of its file; more need a byte each
+MOST_COLUMNS, MOST_GROUPS = 1000, 4000  # row groups of ten columns; reading opens the file for each of them
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 Row = Mapping[str, Any] | RowProblem
 
@@ -54,7 +57,7 @@ class TableRows:
         self.name, self.folder = name, folder
         try:
             # a heavy import that the micro-world does not need
-            from datasets import disable_progress_bars, load_dataset
+            from datasets import config, disable_progress_bars, load_dataset
         except ImportError:
             raise InputError(f"{name}: parquet needs the extra data: pip install 'uedpo[data]'") from None
         if not files:
@@ -62,11 +65,15 @@ class TableRows:
         if not interactive():
             disable_progress_bars()
         try:
-            for file in files:
-                _check_expansion(file)
             # datasets knows a file by its path and modification time, which a replaced one may share
+            content = _content(files)
+            if not list(
+                Path(config.HF_DATASETS_CACHE, "parquet").glob(f"{content}-*")
+            ):  # else it was checked
+                for file in files:
+                    _check_expansion(file)
             table = load_dataset(
-                "parquet", name=_content(files), data_files=[str(file) for file in files], split="train"
+                "parquet", name=content, data_files=[str(file) for file in files], split="train"
             )
         except InputError:
             raise
@@ -80,7 +87,12 @@ class TableRows:
         return len(self.table)
 
     def __getitem__(self, place: int) -> tuple[int, Row]:
-        return place + 1, self.table[place].to_pylist()[0]
+        row = self.table[place]
+        try:
+            return place + 1, row.to_pylist()[0]
+        except (ArithmeticError, ValueError) as error:  # values that Python has none for
+            code = "BAD_UTF8" if isinstance(error, UnicodeDecodeError) else "BAD_TYPE"
+            return place + 1, RowProblem("row", code, f"cannot be read ({str(error)[:120]}); write it anew")
 
 
 def _content(files: Sequence[Path]) -> str:
@@ -93,18 +105,17 @@ def _content(files: Sequence[Path]) -> str:
 
 
 def _check_expansion(path: Path) -> None:
-    """Refuse a small file that would become a large table: pages that unpack to much, values repeated often.
+    """Refuse a file that would become a far larger table: pages that unpack to much, values repeated often.
 
     Raises:
-        InputError: it holds far more than its size.
+        InputError: it holds far more than its size, or more parts than are read in good time.
     """
     from pyarrow import parquet
 
     size = path.stat().st_size
-    if size > MAX_BOMB:
-        return
     most = max(LEAST_TABLE, MOST_EXPANSION * size)
     with parquet.ParquetFile(path) as file:
+        _check_counts(path, file.metadata, size)
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
         total = sum(chunk.total_uncompressed_size for chunk in chunks)
@@ -121,6 +132,25 @@ def _check_expansion(path: Path) -> None:
         )
 
 
+def _check_counts(path: Path, about: Any, size: int) -> None:
+    """Refuse more parts than are read in good time, and values that take no room in the file.
+
+    Raises:
+        InputError: see above.
+    """
+    columns, groups = about.num_columns, about.num_row_groups
+    if columns > MOST_COLUMNS or groups**2 * columns > MOST_GROUPS**2 * 10:
+        raise InputError(
+            f"{path}: {columns} columns in {groups} row groups take too long to read; allowed: "
+            f"{MOST_COLUMNS} columns, or {MOST_GROUPS} groups of ten; write it anew"
+        )
+    values = [
+        sum(about.row_group(i).column(column).num_values for i in range(groups)) for column in range(columns)
+    ]
+    if max(about.num_rows, *values, 0) > max(LEAST_VALUES, size):
+        raise InputError(f"{path}: more rows or values than bytes, as no pairs have; write it anew")
+
+
 def read_rows(path: str, revision: str | None = None) -> Rows:
     """Rows of a .json, .jsonl or .parquet file, of a folder with parquet files, or of a data set of the hub.
 
@@ -133,18 +163,34 @@ def read_rows(path: str, revision: str | None = None) -> Rows:
     """
     place = local_path(path)
     if place.is_dir():
-        return TableRows(path, place, sorted(place.rglob("*.parquet")))
+        return TableRows(path, place, _tables(place))
     if place.suffix == ".parquet":
         with open_regular(place):
             return TableRows(path, place.parent, [place])
     if _HUB.fullmatch(path) and not place.exists() and place.suffix not in (".json", ".jsonl"):
         folder = hub_folder(path, revision)
-        return TableRows(path, folder, sorted(folder.rglob("*.parquet")))
+        return TableRows(path, folder, _tables(folder))
     with open_regular(place) as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"["):
         return ListedRows(place, enumerate(_array(place), start=1))
     return ListedRows(place, ((n, _parsed(line)) for n, line in numbered_lines(place)))
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The parquet files of a folder, in order.
+
+    Raises:
+        InputError: one leads elsewhere, or is no regular file.
+    """
+    # links of the hub's cache lead from a snapshot to the blobs beside it
+    root = (folder.parent.parent if folder.parent.name == "snapshots" else folder).resolve()
+    found = sorted(folder.rglob("*.parquet"))
+    for path in found:
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            raise InputError(f"{path}: a link that leaves the folder; put the file itself there")
+        open_regular(path).close()
+    return found
 
 
 def _parsed(line: bytes | RowProblem) -> Row:
