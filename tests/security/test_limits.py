@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 import zlib
 
 import pytest
@@ -16,8 +15,6 @@ from tests.unit.test_images import noise
 from uedpo.config.overrides import check_own_config
 from uedpo.data.images import check_image, load_image
 from uedpo.data.rejects import RowProblem
-from uedpo.errors import InputError
-from uedpo.model.hf import HFModel
 from uedpo.results.keys import key_of
 from uedpo.results.store import read_rows
 from uedpo.sweep import journal
@@ -79,42 +76,3 @@ def test_a_jpeg_of_hundreds_of_scans():
         with pytest.raises(RowProblem, match=r"a JPEG of \d+ scans, allowed 64"):
             call(scans(500))
     assert isinstance(load_image(scans(1)), Image.Image)
-
-
-TEMPLATES = {
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
-    "{% endfor %}{% endfor %}",
-    "memory": "{% set ns = namespace(x='x' * 1000000) %}{% for a in range(30) %}{% set ns.x = ns.x ~ ns.x %}"
-    "{% endfor %}{{ ns.x }}",
-    "power": "{{ (9 ** 999999999) % 7 }}",
-    "recursion": "{% macro m(x) %}{{ m(x) }}{{ m(x) }}{% endmacro %}{{ m(1) }}",
-}
-
-
-@pytest.mark.parametrize("name", slow_but(("memory",), TEMPLATES))
-def test_chat_templates_that_never_end(model, tmp_path, name):
-    folder = shutil.copytree(model, tmp_path / "copy")
-    (folder / "chat_template.jinja").write_text(TEMPLATES[name])
-
-    def call():
-        processor = HFModel(str(folder)).processor()
-        from uedpo.model.chat import AnswerFrame
-
-        try:
-            AnswerFrame(processor)
-        except Exception as error:
-            raise InputError(str(error)) from None
-
-    said = one_line(call)
-    assert name == "recursion" or "chat template does not end" in said
-
-
-DEEP = {"list": "[" * 10**6, "dict": '{"a":' * 10**6, "large": "{" + " " * 2**27 + "}"}
-
-
-@pytest.mark.parametrize("name", ["config", "processor_config", "tokenizer_config", "tokenizer"])
-@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
-def test_deep_and_large_json_of_a_model(model, tmp_path, name, text):
-    folder = shutil.copytree(model, tmp_path / "copy")
-    (folder / f"{name}.json").write_text(text)
-    assert "no usable processor" in one_line(lambda: HFModel(str(folder)).processor())

@@ -128,6 +128,11 @@ CONFIGS = {
     "kernel": {"_attn_implementation": "kernels-community/evil"},
     "deep kernel": {"text_config": {"attn_implementation": "evil/kernel:f"}},
     "quantised": {"quantization_config": {"quant_method": "fp8"}},
+    "timm": {"vision_config": {"model_type": "timm_wrapper", "architecture": "hf_hub:evil/repo"}},
+    "timm here": {"vision_config": {"model_type": "timm_wrapper", "architecture": "local-dir:/etc"}},
+    "timm's pickle": {
+        "vision_config": {"model_type": "timm_wrapper", "model_args": {"checkpoint_path": "x"}}
+    },
     "weights": {"transformers_weights": "adapter_model.bin"},
     "backbone": {"vision_config": {"model_type": "detr", "backbone": "evil/repo"}},
 }

@@ -7,6 +7,7 @@ that no model has. A model of the hub is brought into its cache first, then read
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.errors import InputError
-from uedpo.runtime.small_json import read_json, read_object
+from uedpo.runtime.small_json import LIMIT, read_json, read_object
 
 INDEX = "model.safetensors.index.json"
 SMALL = ("*.json", "*.jinja", "*.txt", "*.model")  # all but the weights
-LARGE = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", INDEX})  # by name, megabytes
+LARGE = frozenset({"tokenizer.json", "vocab.json", INDEX})  # by name, megabytes
 LARGEST = 64 * 2**20  # bytes
+MOST = 20_000  # entries of a list or an object; a tokenizer of Gemma's has 6,415 added tokens
+MOST_TEMPLATES, MOST_TENSORS = 100, 100_000
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 # keys that name code, another model or a file: the values they may have
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
@@ -32,11 +35,14 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(_ATTENTION_KEYS, ATTENTION),
     **dict.fromkeys(_NAMES, (None, False, [], "")),
     "quant_method": ("bitsandbytes",),
+    "model_args": (None, {}),  # of timm: a checkpoint among them
 }
+_TIMM = re.compile(r"[\w.-]*")  # names of its architectures; others are places to fetch from
 # largest values of sizes, by what their names end with; a size beyond is memory or time without end
 _SIZES = (
     (re.compile(r"(num_|n_)?(hidden_)?layers?|depths?|\w*_layers|n_layer"), 512),
     (re.compile(r"\w*experts\w*|\w*_heads|num_\w*stages"), 4096),
+    (re.compile(r"num_labels"), 2**16),
     (re.compile(r"vocab_size|\w*position_embeddings|\w*seq_len\w*|model_max_length|\w*window\w*"), 2**24),
     (re.compile(r"image_size|\w*_?(size|dim|channels|width|height|edge)"), 2**18),
 )
@@ -52,8 +58,17 @@ def check_files(folder: Path) -> None:
     # links of the hub's cache lead from a snapshot to the blobs beside it
     root = (folder.parent.parent if folder.parent.name == "snapshots" else folder).resolve()
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
             raise InputError(f"{path}: a link that leaves the model's folder; put the file itself there")
+        if not path.is_file() and not path.is_dir():
+            raise InputError(f"{path}: no regular file; remove it")
+        if path.suffix in (".jinja", ".txt", ".model"):
+            _check_bytes(path, LIMIT if path.suffix == ".jinja" else LARGEST)
+    templates = len(list(folder.rglob("*.jinja")))
+    if templates > MOST_TEMPLATES:
+        raise InputError(
+            f"{folder}: {templates} chat templates (at most {MOST_TEMPLATES}); remove those not used"
+        )
     for name in ("adapter_config.json", "audio_tokenizer_config.json"):
         if (folder / name).exists():
             raise InputError(
@@ -61,12 +76,16 @@ def check_files(folder: Path) -> None:
             )
     for path in sorted(folder.rglob("*.json")):
         if path.name in LARGE:
-            if path.stat().st_size > LARGEST:
-                raise InputError(f"{path}: more than {LARGEST:,} bytes, which no file of its kind has")
+            _check_bytes(path, LARGEST)
         else:
             _check_values(path, read_json(path), "")
     weight_files(folder)
     _check_processor(folder)
+
+
+def _check_bytes(path: Path, most: int) -> None:
+    if path.stat().st_size > most:
+        raise InputError(f"{path}: more than {most:,} bytes, which no file of its kind has")
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -81,6 +100,8 @@ def weight_files(folder: Path) -> list[str]:
     names = read_object(path, LARGEST).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise InputError(f"{path}: has no weight_map; bring the file back")
+    if len(names) > MOST_TENSORS:
+        raise InputError(f"{path}: more than {MOST_TENSORS:,} tensors, which no model has")
     listed = sorted({str(name)[:200] for name in names.values()})
     for name in listed:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors", name):
@@ -99,10 +120,14 @@ def check_size(folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
 
-    stored = 0
+    stored = tensors = 0
     for name in weight_files(folder) or ["model.safetensors"]:
         with safe_open(folder / name, "pt") as file:
-            stored += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+            keys = list(file.keys())
+            tensors += len(keys)
+            if tensors > MOST_TENSORS:
+                raise InputError(f"{folder}: more than {MOST_TENSORS:,} tensors, which no model has")
+            stored += sum(math.prod(file.get_slice(key).get_shape()) for key in keys)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"), no_init_weights():  # which is half of the time
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
@@ -156,8 +181,14 @@ def alone() -> Iterator[None]:
 
 def _check_values(path: Path, node: Any, key: str) -> None:
     """Refuse what `_ONLY` and `_SIZES` do, at any depth."""
+    if isinstance(node, Mapping | list) and len(node) > MOST:
+        raise InputError(f"{path}: {key or 'it'} has {len(node):,} entries, at most {MOST:,}; correct it")
     if isinstance(node, Mapping):
         for name, value in node.items():
+            if name == "architecture" and not _TIMM.fullmatch(str(value)):
+                raise InputError(
+                    f"{path}: architecture={str(value)[:80]!r} is a place to fetch from; name a model"
+                )
             if name in _ONLY and value not in _ONLY[name]:
                 raise InputError(
                     f"{path}: {name}={str(value)[:80]!r} names what is not in these files, which is never "

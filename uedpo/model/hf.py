@@ -15,7 +15,13 @@ from transformers.utils import logging as transformers_logging
 from uedpo.errors import InputError, out_of_memory
 from uedpo.model.families import family_of
 from uedpo.model.files import alone, check_files, check_size, pickled_weights, snapshot
-from uedpo.model.processors import check_template, missing_settings, time_in_template, untried
+from uedpo.model.processors import (
+    check_ends,
+    check_tokenizer,
+    missing_settings,
+    time_in_template,
+    untried,
+)
 from uedpo.model.quantize import Bits, quantization_config
 from uedpo.runtime.hub import how_to_get, is_hub_id, reachable
 from uedpo.runtime.progress import interactive
@@ -128,9 +134,12 @@ class HFModel:
             InputError: there is none, or it needs code of its own.
         """
         with self._loading("processor") as folder:
+            own = self.path.startswith(SHIPPED)
+            if not own:
+                check_tokenizer(folder)
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-            if not self.path.startswith(SHIPPED):
-                check_template(processor)
+            if not own:
+                check_ends(processor)
             tokenizer = getattr(processor, "tokenizer", None)
             if tokenizer is not None and tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token  # what is padded is masked
@@ -208,8 +217,9 @@ class HFModel:
                 f"model.path={self.path}: its {what} needs a package that is not installed ({reason}); "
                 "pip install torchvision num2words, or what is named here"
             ) from None
-        except Exception as error:  # whatever the libraries raise on a file that is not as they expect it
-            if out_of_memory(error):
+        except BaseException as error:  # whatever the libraries raise on a file that is not as they expect it
+            panic = type(error).__name__ == "PanicException"  # of those written in Rust
+            if out_of_memory(error) or not (panic or isinstance(error, Exception)):
                 raise
             reason = " ".join(str(error).split())[:300]
             if missing:
@@ -244,10 +254,10 @@ class HFModel:
         token = getattr(processor, "image_token", None)
         wanted = getattr(config, "image_token_id", None)
         wanted = getattr(config, "image_token_index", None) if wanted is None else wanted
-        found = None if token is None else tokenizer.convert_tokens_to_ids(token)
+        found = None if token is None else tokenizer.convert_tokens_to_ids(str(token))
         # the template's token may stand for a block that holds others (by Aya's and Gemma 3's names)
         inner = (getattr(processor, "img_patch_token", None), getattr(tokenizer, "image_token", None))
-        ids = {found, *(tokenizer.convert_tokens_to_ids(t) for t in inner if t is not None)}
+        ids = {found, *(tokenizer.convert_tokens_to_ids(str(t)) for t in inner if t is not None)}
         if wanted is not None and wanted not in ids:
             problems.append(f"the tokenizer's image token {token!r} is {found}, the model's is {wanted}")
         if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):

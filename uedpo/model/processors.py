@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import os
+import json
 import re
-import resource
-import signal
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from uedpo.errors import InputError
 from uedpo.model.ask import ask
 from uedpo.model.chat import AnswerFrame, user_turn
+from uedpo.model.files import LARGEST, MOST
+from uedpo.runtime.child import SAID, ends
+from uedpo.runtime.small_json import read_object
 
 # settings without which a processor that takes them cannot count the tokens of an image
 COUNTING = ("patch_size", "vision_feature_select_strategy", "image_seq_length")
 SIDE = 64  # pixels of the picture that a processor is tried on
 QUESTION = "What is it?"
-PATIENCE, MEMORY = 5, 2**29  # seconds, bytes
 
 
 def missing_settings(processor: Any) -> list[str]:
@@ -46,39 +46,65 @@ def untried(processor: Any) -> str | None:
         frame.tell(user_turn(QUESTION), ())
     except InputError as error:
         return f"chat_template.jinja (or chat_template of tokenizer_config.json): {error}"
-    try:
-        ask(frame, [Image.new("RGB", (SIDE, SIDE))], [QUESTION])
     except Exception as error:  # of any library, for a property of a file
-        return (
-            f"its processor (processor_config.json, preprocessor_config.json) {_raises(error)} on a picture"
-        )
-    return None
+        return f"its tokenizer (tokenizer.json, tokenizer_config.json) {_raises(error)} on a turn"
+    files = "its processor (processor_config.json, preprocessor_config.json)"
+    try:
+        made = _turn(frame)
+    except Exception as error:
+        return f"{files} {_raises(error)} on a picture"
+    odd = [
+        k for k, v in made.items() if torch.is_tensor(v) and v.is_floating_point() and not v.isfinite().all()
+    ]
+    return f"{files} makes {odd[0]} that are not finite of a black picture" if odd else None
 
 
-def check_template(processor: Any) -> None:
-    """Whether the chat template ends; tried in a child, because a template is a program of others.
+def check_tokenizer(folder: Path) -> None:
+    """Whether what a tokenizer does around its vocabulary ends: patterns, replacements, added tokens.
 
     Raises:
-        InputError: it takes more than `PATIENCE` seconds or `MEMORY` bytes for one turn of a few letters.
+        InputError: it does not.
     """
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(Exception):
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(PATIENCE)
-            used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
-        try:
-            processor.apply_chat_template(list(user_turn("a")), add_generation_prompt=True)
-        except MemoryError:
-            os._exit(1)
-        except BaseException:
-            os._exit(0)  # what else is wrong with it is told where it is used
-        os._exit(0)
-    if os.waitpid(pid, 0)[1]:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return
+    from tokenizers import Tokenizer
+
+    about = read_object(path, LARGEST)
+    tokens = about.get("added_tokens")
+    if isinstance(tokens, list) and len(tokens) > MOST:
+        raise InputError(f"{path}: added_tokens has {len(tokens):,} entries, at most {MOST:,}; correct it")
+    text = json.dumps(about | {"model": {"type": "BPE", "vocab": {}, "merges": []}})
+    if not ends(lambda: Tokenizer.from_str(text).encode(QUESTION)):
+        raise InputError(f"{path}: {SAID}; use the file that the model came with")
+
+
+def check_ends(processor: Any) -> None:
+    """Whether chat template, tokenizer and image processor come to an end with a turn of a few words.
+
+    Raises:
+        InputError: they do not.
+    """
+
+    def template() -> None:
+        processor.apply_chat_template(list(user_turn("a")), add_generation_prompt=True)
+
+    def turn() -> None:
+        torch.set_num_threads(1)  # those of the parent are not in its child
+        _turn(AnswerFrame(processor))
+
+    if not ends(template):
+        raise InputError(f"the chat template {SAID} on a turn of one letter; use another")
+    if not ends(turn):
         raise InputError(
-            f"the chat template does not end within {PATIENCE} s and {MEMORY / 2**20:.0f} MB; use another"
+            f"the processor {SAID} on a turn with a picture of {SIDE} x {SIDE} pixels; use the files that "
+            "the model came with (tokenizer.json, processor_config.json, preprocessor_config.json)"
         )
+
+
+def _turn(frame: AnswerFrame) -> Any:
+    """One question about a picture, as tokens and pixels."""
+    return ask(frame, [Image.new("RGB", (SIDE, SIDE))], [QUESTION])
 
 
 def _raises(error: Exception) -> str:
