@@ -1,6 +1,8 @@
 """Adapters of others: nothing they name is imported or evaluated, and their tensors say what is built."""
 
 import json
+import os
+import struct
 
 import pytest
 import torch
@@ -63,6 +65,11 @@ OPTIONS = {
     "targets": ({"target_modules": ["(a+)+$"]}, "must be a module's name, no pattern"),
     "more targets": ({"target_modules": ["q_proj", "lm_head"]}, "1 missing (lm_head)"),
     "bias": ({"bias": "evil"}, "bias none, all or lora_only"),
+    "alpha huge": ({"lora_alpha": 10**400}, "a number of 401 digits"),
+    "alphas": ({"alpha_pattern": {f"a{i}": 1 for i in range(100_000)}}, "more names than the model has"),
+    "many saved": ({"modules_to_save": [f"a{i}" for i in range(100_000)]}, "more names than the model has"),
+    "xlora": ({"peft_type": "XLORA"}, "peft_type must be LORA"),
+    "tokens": ({"trainable_token_indices": [1]}, "trainable_token_indices is more than plain LoRA"),
     "dora": ({"use_dora": "yes"}, "must be true or false"),
 }
 
@@ -113,8 +120,35 @@ def test_tensors_are_compared_before_anything_is_built(model, adapter):
         ({name: torch.zeros(0, 16)}, f"1 of another shape ({name})"),
         ({"base_model.model.evil.lora_A.weight": torch.zeros(1, 1)}, "not of this model"),
         ({"evil": torch.zeros(1)}, "1 not of this model (evil)"),
+        ({name: torch.tensor(1.0)}, f"1 of another shape ({name})"),
+        ({name: saved[name] * torch.nan}, f"{name} must hold finite numbers"),
+        ({name: saved[name].long()}, "must hold finite numbers with a point; this is torch.int64"),
     ):
         save_file(saved | changed, file)
         assert said in one_line(lambda: attach_adapter(base(model), adapter))
     save_file({"x": torch.zeros(1)}, file)
     assert "none of a LoRA" in one_line(lambda: attach_adapter(base(model), adapter))
+
+
+def test_a_header_of_hundreds_of_thousands_of_tensors(model, adapter):
+    header = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(300_000)}
+    data = json.dumps(header).encode()
+    (adapter / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(data)) + data + b" " * 9)
+    assert "which no file of weights has" in one_line(lambda: attach_adapter(base(model), adapter))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_files_of_an_adapter_are_in_its_folder(model, adapter, tmp_path, name):
+    (adapter / name).rename(tmp_path / name)
+    os.symlink(tmp_path / name, adapter / name)
+    assert f"{name}: a link that leaves" in one_line(lambda: attach_adapter(base(model), adapter))
+
+
+def test_an_adapter_in_the_hub_s_cache_is_read_through_its_links(model, adapter, tmp_path):
+    snapshot, blobs = tmp_path / "m" / "snapshots" / "0123", tmp_path / "m" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for file in adapter.iterdir():
+        file.rename(blobs / file.name)
+        os.symlink(f"../../blobs/{file.name}", snapshot / file.name)
+    attach_adapter(base(model), snapshot)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import zlib
 
 import pytest
@@ -11,10 +12,13 @@ from PIL import Image
 from tests.marks import slow_but
 from tests.security.limits import one_line
 from tests.security.test_run_from_elsewhere import BOMB
-from tests.unit.test_images import noise
+from tests.unit.test_images import encoded, noise, png_header
 from uedpo.config.overrides import check_own_config
+from uedpo.data.files import FilePairs
 from uedpo.data.images import check_image, load_image
+from uedpo.data.reading import read_rows as data_rows
 from uedpo.data.rejects import RowProblem
+from uedpo.errors import InputError
 from uedpo.results.keys import key_of
 from uedpo.results.store import read_rows
 from uedpo.sweep import journal
@@ -76,3 +80,42 @@ def test_a_jpeg_of_hundreds_of_scans():
         with pytest.raises(RowProblem, match=r"a JPEG of \d+ scans, allowed 64"):
             call(scans(500))
     assert isinstance(load_image(scans(1)), Image.Image)
+
+
+JPEG, GIF = (encoded(noise((64, 64)), kind) for kind in ("JPEG", "GIF"))
+PNG_HEADER = png_header(64, 64)[:33]
+PIECES = {
+    "comments": JPEG[:2] + b"\xff\xfe\x00\x03x" * 2_000_000 + JPEG[2:],
+    "filling": JPEG[:2] + b"\xff" * 20_000_000 + JPEG[2:],
+    "junk": JPEG[:2] + b"\0" * 20_000_000 + JPEG[2:],
+    "blocks": GIF[:13] + b"!\xfe" + b"\x01x" * 10_000_000 + b"\0;",
+    "extensions": GIF[:13] + b"!\xfe\0" * 5_000_000 + b";",
+    "chunks": PNG_HEADER + b"\0\0\0\0tEXt\x36\x29\x9e\x2e" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_pictures_of_millions_of_pieces(name):
+    def call():
+        try:
+            return check_image(PIECES[name])
+        except RowProblem as problem:
+            raise InputError(str(problem)) from None
+
+    assert re.search("pieces; save it anew|damaged or cut short|cannot be decoded", one_line(call))
+
+
+def test_a_row_of_thousands_of_keys(tmp_path):
+    keys = b",".join(b'"k%d":1' % i for i in range(70_000))
+    for name, line in (("a.jsonl", b'{%s,"k69999":1}' % keys), ("a.json", b'[{%s,"k69999":1}]' % keys)):
+        (tmp_path / name).write_bytes(line)
+        rows = data_rows(str(tmp_path / name))
+        assert rows[0][1].field == "k69999"
+        assert "is there twice" in str(rows[0][1])
+
+
+def test_an_array_of_rows_needs_no_more_memory_than_its_size(tmp_path):
+    (tmp_path / "a.json").write_text("[" + "{}," * 1000 + "{}]")
+    assert "is in no format known" in one_line(
+        lambda: FilePairs(data_rows(str(tmp_path / "a.json")), range(1), max_bad_fraction=1.0)
+    )

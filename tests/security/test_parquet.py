@@ -108,8 +108,8 @@ def test_a_folder_holds_its_own_regular_files(tmp_path):
     other = written(tmp_path / "b.parquet", {"prompt": ["a"]})
     ways = {
         "a link that leaves": lambda path: os.symlink(other, path),
-        "no such file": lambda path: os.symlink(path, path),
-        "no regular file": os.mkfifo,
+        "no regular file": lambda path: os.symlink(path, path),
+        "a.parquet: no regular": os.mkfifo,
     }
     for said, make in ways.items():
         place.mkdir()

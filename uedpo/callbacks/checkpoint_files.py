@@ -21,6 +21,7 @@ from uedpo.errors import InputError
 from uedpo.results.keys import differing, flat, without_modules
 from uedpo.runtime.atomic import replace
 from uedpo.runtime.say import say
+from uedpo.runtime.small_json import loads
 from uedpo.runtime.versions import versions
 
 FORMAT = 1
@@ -175,7 +176,7 @@ def verify(path: Path) -> dict[str, Any]:
     """
     manifest = manifest_of(path)
     try:
-        about = json.loads(manifest.read_bytes())
+        about = loads(manifest.read_bytes())
         seal = about.pop("seal")
     except FileNotFoundError:
         raise DamagedError(f"{path}: no {manifest.name} beside it; copy the two files together") from None

@@ -25,6 +25,7 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 4
 MAX_SCANS = 64  # of a progressive JPEG; encoders make about ten
+MAX_READS = 200_000  # of pieces of a file; a PNG of 64 MiB has some 30,000
 MAX_ASPECT = 100
 BACKGROUND = (255, 255, 255, 255)  # what shows through where an image is transparent
 
@@ -110,7 +111,9 @@ def _opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
         try:
             # a truncated picture must be an error whatever other libraries set
             ImageFile.LOAD_TRUNCATED_IMAGES = False
-            image = Image.open(file, formats=FORMATS)
+            image = Image.open(_Pieces(file), formats=FORMATS)
+        except RowProblem as problem:
+            raise RowProblem("image", problem.code, f"{_name(source)}{problem.detail}") from None
         except Exception as error:  # Pillow's plugins raise anything on garbage
             file.seek(0)
             kind = _kind(file.read(512))
@@ -127,6 +130,23 @@ def _opened(source: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
             raise RowProblem("image", problem.code, f"{_name(source)}{problem.detail}") from None
         finally:
             image.close()
+
+
+class _Pieces:
+    """A file that is read in so many pieces and no more: Pillow goes through millions of them one by one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.left = file, MAX_READS
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            said = f"is made of more than {MAX_READS} pieces; save it anew"
+            raise RowProblem("image", "IMAGE_TOO_LARGE", said)
+        return self.file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def _regular(path: Path) -> BinaryIO:
@@ -180,6 +200,8 @@ def _conversion(image: Image.Image) -> str | None:
         if _is_16_bit(image):
             return "16-bit"
         return "transparent" if image.has_transparency_data else "CMYK" if image.mode == "CMYK" else None
+    except RowProblem:
+        raise
     except Exception as error:
         raise _unreadable(error) from None
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from uedpo.data.fields import kind
 from uedpo.data.rejects import RowProblem
-from uedpo.data.rows import numbered_lines, open_regular, parse_line
+from uedpo.data.rows import first_twice, numbered_lines, open_regular, parse_line
 from uedpo.errors import InputError, local_path
 from uedpo.runtime.hub import how_to_get, reachable
+from uedpo.runtime.inside import check_inside
 from uedpo.runtime.progress import interactive
 
 MAX_JSON = 2**31  # bytes of a .json file, which is read whole
@@ -183,14 +184,9 @@ def _tables(folder: Path) -> list[Path]:
     Raises:
         InputError: one leads elsewhere, or is no regular file.
     """
-    # links of the hub's cache lead from a snapshot to the blobs beside it
-    root = (folder.parent.parent if folder.parent.name == "snapshots" else folder).resolve()
     found = sorted(folder.rglob("*.parquet"))
-    for path in found:
-        if not Path(os.path.realpath(path)).is_relative_to(root):
-            raise InputError(f"{path}: a link that leaves the folder; put the file itself there")
-        open_regular(path).close()
-    return found
+    check_inside(folder, found)
+    return [path for path in found if path.is_file()]
 
 
 def _parsed(line: bytes | RowProblem) -> Row:
@@ -203,9 +199,11 @@ def _parsed(line: bytes | RowProblem) -> Row:
 def _array(path: Path) -> list[Row]:
     """The objects of a file that is one JSON array."""
     with open_regular(path) as file:
-        data = file.read(MAX_JSON + 1)
+        # reading at most so many would make room for them all
+        fits = os.fstat(file.fileno()).st_size <= MAX_JSON
+        data = file.read() if fits else b""
     try:
-        if len(data) > MAX_JSON:
+        if not fits:
             raise ValueError(f"over {MAX_JSON} bytes; write one object a line")
         rows = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -219,12 +217,7 @@ def _array(path: Path) -> list[Row]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> Row:
     """Like that of a line, but the problem stays with its row."""
-    row = dict(pairs)
-    if len(row) == len(pairs):
-        return row
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    return RowProblem(twice[:80], "BAD_JSON", "is there twice; keep one")
+    return first_twice(pairs) or dict(pairs)
 
 
 def hub_folder(source: str, revision: str | None) -> Path:

@@ -88,12 +88,20 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise RowProblem(str(twice)[:80], "BAD_JSON", "is there twice; keep one")
-    return row
+    twice = first_twice(pairs)
+    if twice is not None:
+        raise twice
+    return dict(pairs)
+
+
+def first_twice(pairs: list[tuple[str, Any]]) -> RowProblem | None:
+    """The problem of an object that has a key twice; None of others."""
+    seen: set[str] = set()
+    for key, _ in pairs if len(dict(pairs)) < len(pairs) else []:
+        if key in seen:
+            return RowProblem(key[:80], "BAD_JSON", "is there twice; keep one")
+        seen.add(key)
+    return None
 
 
 # an image that is not decoded yet: a file, or a function that gives its bytes

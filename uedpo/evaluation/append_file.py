@@ -19,6 +19,7 @@ from typing import Any
 from uedpo.errors import InputError
 from uedpo.results.keys import flat
 from uedpo.runtime.lines import write_whole
+from uedpo.runtime.small_json import loads
 
 Row = dict[str, Any]
 ANSWERS, REPLIES = "uedpo_answers", "uedpo_judge_replies"  # first keys of headers
@@ -129,7 +130,7 @@ def parse(path: Path, data: bytes, kind: str) -> tuple[Row, list[tuple[int, Row]
 
 def _object(where: str, line: bytes) -> Row:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 (byte {error.start})") from None
     except (ValueError, RecursionError) as error:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from uedpo.errors import InputError
+from uedpo.runtime.small_json import loads
 
 OK, WRONG_MODEL = "ok", "wrong model"
 _MOST_BYTES = 1_000_000  # of a response
@@ -170,7 +171,7 @@ class Endpoint:
 
     def _read(self, text: str) -> Outcome:
         try:
-            body = json.loads(text)
+            body = loads(text)
             model, reply = body["model"], body["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
             return Outcome("malformed", raw=text)

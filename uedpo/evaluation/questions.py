@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from uedpo.errors import InputError
+from uedpo.runtime.small_json import loads
 
 DESCRIBE = "Describe this image."
 LAST_GENERATIVE = 1004  # AMBER: ids up to this one are generative
@@ -239,7 +240,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         InputError: not UTF-8, not JSON (with its line), or no array.
     """
     try:
-        rows = json.loads(read_text(path))
+        rows = loads(read_text(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
@@ -259,7 +260,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
-                yield f"{path}:{number}", json.loads(line)
+                yield f"{path}:{number}", loads(line)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}:{number}: not JSON ({str(error).splitlines()[0]})") from None
 

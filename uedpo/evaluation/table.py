@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from uedpo.errors import InputError, local_path
 from uedpo.evaluation.options import command
 from uedpo.evaluation.questions import read_text
 from uedpo.runtime.say import say
+from uedpo.runtime.small_json import loads
 
 Table = list[list[str]]  # the first row is the head
 
@@ -88,7 +88,7 @@ def read_report(path: Path) -> Report:
     """
     text = read_text(path)
     try:
-        value = json.loads(text)
+        value = loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(value, dict):

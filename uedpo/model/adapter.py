@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from uedpo.errors import InputError
-from uedpo.model.files import pickled_weights
+from uedpo.model.files import Shapes, pickled_weights, tensor_shapes
+from uedpo.runtime.inside import check_inside
 from uedpo.runtime.small_json import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -30,7 +31,6 @@ _UNUSED = frozenset({
 _READ = frozenset({
     "alpha_pattern", "bias", "lora_alpha", "lora_dropout", "modules_to_save", "use_dora", "use_rslora",
 })  # fmt: skip
-Shapes = dict[str, tuple[int, ...]]
 
 
 def attach_adapter(model: Any, folder: str | Path) -> Any:
@@ -51,6 +51,7 @@ def attach_adapter(model: Any, folder: str | Path) -> Any:
         _check_targets(options.get("target_modules"), shapes, model)
         policy = get_peft_model(model, config)
         own, saved = get_peft_model_state_dict(policy), load_file(folder / WEIGHTS)
+        _check_numbers(saved)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         named = f" ({str(base)[:200]})" if isinstance(error, _OtherBaseError) else ""
         what = f"adapter of another base model{named}: keys" if named else "no usable adapter:"
@@ -63,6 +64,12 @@ def attach_adapter(model: Any, folder: str | Path) -> Any:
     return policy.requires_grad_(False).eval()
 
 
+def _check_numbers(saved: Mapping[str, Any]) -> None:
+    for key, tensor in saved.items():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise ValueError(f"{key} must hold finite numbers with a point; this is {tensor.dtype}")
+
+
 class _OtherBaseError(ValueError):
     """Tensors that do not fit the model."""
 
@@ -73,12 +80,12 @@ def read_options(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: naming the option and what is allowed.
     """
-    path = folder / CONFIG
-    file = folder / WEIGHTS
+    path, file = folder / CONFIG, folder / WEIGHTS
     if not file.is_file():
         pickled = pickled_weights(folder)
         remedy = f"{pickled[0]} is a pickle, which can run code: convert it" if pickled else "give its folder"
         raise InputError(f"{folder}: no {WEIGHTS}; {remedy}")
+    check_inside(folder, (path, file))
     from peft import LoraConfig
 
     options, plain = read_object(path), LoraConfig().to_dict()  # type: ignore[no-untyped-call]
@@ -101,8 +108,7 @@ def read_shapes(folder: Path) -> Shapes:
         InputError: it is damaged.
     """
     try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        return tensor_shapes(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: no usable adapter ({str(error).splitlines()[0][:300]})") from None
 
@@ -123,6 +129,8 @@ def lora_config(options: Mapping[str, Any], shapes: Shapes, model: Any) -> Any:
     if not isinstance(saved, list) or not isinstance(patterns, dict):
         raise ValueError("modules_to_save must be a list of names, alpha_pattern a number for each name")
     alphas = {_literal(name, "alpha_pattern"): _number(patterns, name, alpha, 0) for name in patterns}
+    if max(len(saved), len(patterns)) > len(modules):
+        raise ValueError("modules_to_save and alpha_pattern: more names than the model has modules")
     flags: dict[str, Any] = {name: options.get(name) or False for name in ("use_rslora", "use_dora")}
     bias = options.get("bias", "none")
     if not all(isinstance(flag, bool) for flag in flags.values()) or bias not in ("none", "all", "lora_only"):
@@ -180,7 +188,7 @@ def _check_targets(targets: object, shapes: Shapes, model: Any) -> None:
     """Whether no layer that the configuration names is without tensors; patterns are not evaluated."""
     if not isinstance(targets, list):
         return
-    ends = tuple(f".{_literal(name, 'target_modules')}" for name in targets)
+    ends = dict.fromkeys(f".{_literal(name, 'target_modules')}" for name in targets)
     found = {k.partition(".lora_")[0].removeprefix(_PREFIX) for k in shapes if ".lora_" in k}
     unmet = [end[1:] for end in ends if not any(f".{name}".endswith(end) for name in found)]
     if unmet:
@@ -198,7 +206,7 @@ def _number(options: Mapping[str, Any], name: str, default: float, low: float, h
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name[:80]} must be a number")
     if not low <= value <= high:
-        raise ValueError(f"{name[:80]}={value}: must be from {low} to {high:g}")
+        raise ValueError(f"{name[:80]}={str(value)[:20]}: must be from {low} to {high:g}")
     return value
 
 

@@ -7,7 +7,6 @@ that no model has. A model of the hub is brought into its cache first, then read
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.errors import InputError
+from uedpo.runtime.inside import check_inside
 from uedpo.runtime.small_json import LIMIT, read_json, read_object
 
 INDEX = "model.safetensors.index.json"
@@ -22,7 +22,8 @@ SMALL = ("*.json", "*.jinja", "*.txt", "*.model")  # all but the weights
 LARGE = frozenset({"tokenizer.json", "vocab.json", INDEX})  # by name, megabytes
 LARGEST = 64 * 2**20  # bytes
 MOST = 20_000  # entries of a list or an object; a tokenizer of Gemma's has 6,415 added tokens
-MOST_TEMPLATES, MOST_TENSORS = 100, 100_000
+MOST_TEMPLATES, MOST_TENSORS, LARGEST_HEADER = 100, 100_000, 2**24
+Shapes = dict[str, tuple[int, ...]]
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 # keys that name code, another model or a file: the values they may have
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
@@ -55,13 +56,8 @@ def check_files(folder: Path) -> None:
     Raises:
         InputError: naming the file, and what in it is refused.
     """
-    # links of the hub's cache lead from a snapshot to the blobs beside it
-    root = (folder.parent.parent if folder.parent.name == "snapshots" else folder).resolve()
+    check_inside(folder, sorted(folder.rglob("*")))
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-            raise InputError(f"{path}: a link that leaves the model's folder; put the file itself there")
-        if not path.is_file() and not path.is_dir():
-            raise InputError(f"{path}: no regular file; remove it")
         if path.suffix in (".jinja", ".txt", ".model"):
             _check_bytes(path, LIMIT if path.suffix == ".jinja" else LARGEST)
     templates = len(list(folder.rglob("*.jinja")))
@@ -109,6 +105,23 @@ def weight_files(folder: Path) -> list[str]:
     return listed
 
 
+def tensor_shapes(path: Path) -> Shapes:
+    """Name -> shape of each tensor, from the header of a safetensors file.
+
+    Raises:
+        OSError, SafetensorError: it is none.
+        InputError: its header is larger than that of any model.
+    """
+    from safetensors import safe_open
+
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if LARGEST_HEADER < length < path.stat().st_size:  # others are damaged, which safetensors says
+        raise InputError(f"{path}: a header of {length:,} bytes, which no file of weights has")
+    with safe_open(path, "pt") as tensors:
+        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+
+
 def check_size(folder: Path) -> None:
     """Whether the files hold the weights that config.json describes, before transformers makes room for them.
 
@@ -116,18 +129,13 @@ def check_size(folder: Path) -> None:
         InputError: they hold fewer.
     """
     import torch
-    from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
 
-    stored = tensors = 0
-    for name in weight_files(folder) or ["model.safetensors"]:
-        with safe_open(folder / name, "pt") as file:
-            keys = list(file.keys())
-            tensors += len(keys)
-            if tensors > MOST_TENSORS:
-                raise InputError(f"{folder}: more than {MOST_TENSORS:,} tensors, which no model has")
-            stored += sum(math.prod(file.get_slice(key).get_shape()) for key in keys)
+    shapes = [tensor_shapes(folder / name) for name in weight_files(folder) or ["model.safetensors"]]
+    if sum(map(len, shapes)) > MOST_TENSORS:
+        raise InputError(f"{folder}: more than {MOST_TENSORS:,} tensors, which no model has")
+    stored = sum(math.prod(shape) for file in shapes for shape in file.values())
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"), no_init_weights():  # which is half of the time
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)

@@ -29,6 +29,7 @@ from uedpo.runtime.folders import make
 from uedpo.runtime.lock import held
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.say import say
+from uedpo.runtime.small_json import loads
 from uedpo.types import PairBatch, PreferencePair
 
 SHARD = 1000  # pairs; a killed run loses at most so many on each device
@@ -151,7 +152,7 @@ class ReferenceCache:
     def _check_manifest(self) -> None:
         manifest = self.folder / "manifest.json"
         try:
-            there = json.loads(manifest.read_bytes())
+            there = loads(manifest.read_bytes())
             names = [*self.setting, *(n for n in there if n not in self.setting)]
             other = [n for n in names if there.get(n) != self.setting.get(n)]
         except FileNotFoundError:
@@ -268,7 +269,7 @@ def _rows_of(path: Path) -> Iterator[tuple[str, Stored]] | None:
         if path.stem != f"shard-{hashlib.sha256(data).hexdigest()[:32]}":
             return None
         tensors = load(data)
-        said = json.loads(tensors["rows"].numpy().tobytes())
+        said = loads(tensors["rows"].numpy().tobytes())
         lengths = [n for *_, own in said for n in own]
         values = iter(torch.split(tensors["logps"], lengths))
         rows = [

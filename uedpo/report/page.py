@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from uedpo.results.keys import method_name
 from uedpo.results.metrics import SPLITS as SPLITS
 from uedpo.results.metrics import TITLES as TITLES
 from uedpo.runtime.atomic import replace
+from uedpo.runtime.small_json import loads
 from uedpo.runtime.stored_yaml import read_config
 
 # panel -> (column of metrics.csv, label) of each curve
@@ -223,14 +223,14 @@ def _lines(path: Path) -> list[Any]:
     if not path.is_file():
         return []
     whole = path.read_text().rpartition("\n")[0]  # a killed run may have left half a line
-    return [json.loads(line) for line in whole.splitlines()]
+    return [loads(line) for line in whole.splitlines()]
 
 
 def _from(path: Path, build: Callable[[Any], Any], missing: Any) -> Any:
     """What `build` makes of a JSON file; `missing` where there is no such file."""
     if not path.is_file():
         return missing
-    return _checked(path, lambda p: build(json.loads(p.read_text(encoding="utf-8"))))
+    return _checked(path, lambda p: build(loads(p.read_text(encoding="utf-8"))))
 
 
 def _checked(path: Path, build: Callable[[Path], Any]) -> Any:

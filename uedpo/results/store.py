@@ -22,6 +22,7 @@ from uedpo.results.keys import key_of, method_name
 from uedpo.runtime.atomic import replace
 from uedpo.runtime.folders import make
 from uedpo.runtime.lines import append_line, whole_lines
+from uedpo.runtime.small_json import loads
 from uedpo.runtime.versions import code_version
 
 OWN_ROWS = "results.jsonl"  # in the directory of a run: its own row
@@ -125,7 +126,7 @@ def all_rows(path: Path) -> list[dict[str, Any]]:
 
 def _checked(where: str, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = loads(line)
         missing = [name for name in COLUMNS if name not in row]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")

@@ -11,6 +11,22 @@ from uedpo.errors import InputError
 LIMIT = 4 * 2**20  # bytes; configurations have thousands
 
 
+def loads(text: str | bytes) -> Any:
+    """`json.loads`, but for whole numbers that no float holds, which would stop any arithmetic later.
+
+    Raises:
+        ValueError: one of those, or no JSON.
+        RecursionError: nested too deeply.
+    """
+    return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
 def read_json(path: Path, limit: int = LIMIT) -> Any:
     """What a JSON file holds.
 
@@ -22,7 +38,7 @@ def read_json(path: Path, limit: int = LIMIT) -> Any:
             raise InputError(f"{path}: no such file")
         if path.stat().st_size > limit:
             raise InputError(f"{path}: more than {limit:,} bytes, which no file of its kind has")
-        return json.loads(path.read_bytes())
+        return loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except RecursionError:

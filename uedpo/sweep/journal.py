@@ -7,7 +7,6 @@ from its lines; a trial that began and has no end was killed with its sweep, or 
 from __future__ import annotations
 
 import fcntl
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from uedpo.errors import InputError
 from uedpo.runtime.lines import append_line, whole_lines
+from uedpo.runtime.small_json import loads
 
 NAME = "trials.jsonl"
 STATES = {
@@ -83,7 +83,7 @@ def read(folder: Path) -> Sweep:
         return sweep
     for number, line in whole_lines(path):
         try:
-            _add(sweep, json.loads(line))
+            _add(sweep, loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path}:{number}: not a line of a sweep; remove it") from None
     return sweep

@@ -6,12 +6,12 @@ the answer. Published "CHAIRs" are CHAIRs_refine: hallucinated answers over answ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from uedpo.evaluation.official.coco import Mention, Vocabulary, mentions, merge_pairs
 from uedpo.evaluation.official.outcome import Scored, Undefined, ratio
+from uedpo.runtime.small_json import loads
 
 NUM_IMAGES = 300
 METRICS = (
@@ -82,11 +82,11 @@ def parse(reply: str) -> Any:
         ValueError, RecursionError: the script would ask again.
     """
     try:
-        return json.loads(reply)
+        return loads(reply)
     except (ValueError, RecursionError):
         if '["' not in reply:
             raise
-        return json.loads(reply.strip().split("\n")[-1])
+        return loads(reply.strip().split("\n")[-1])
 
 
 def objects(tagged: Iterable[Sequence[Token]], vocabulary: Vocabulary) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.errors import InputError
+from uedpo.runtime.small_json import loads
 
 _GZIP = b"\x1f\x8b"
 _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
@@ -56,7 +57,7 @@ def parse(text: str, where: str) -> Any:
         where: names it in errors.
     """
     try:
-        return json.loads(text)
+        return loads(text)
     except json.JSONDecodeError as error:
         problem = f"not JSON ({error.msg}, column {error.colno})"
         raise InputError(f"{where}:{error.lineno}: {problem}; cut off?") from None
@@ -75,7 +76,7 @@ def parse_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             raise InputError(f"{where}: empty line; one JSON object a line")
         try:
-            value = json.loads(line)
+            value = loads(line)
         except (ValueError, RecursionError) as error:
             message = getattr(error, "msg", None) or "nested too deeply, or a number of thousands of digits"
             raise InputError(f"{where}: not JSON ({message}); cut off? one object a line") from None
