@@ -18,7 +18,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from uedpo.config.effective import effective_lines
-from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line, check_flags, command_line_parser
+from uedpo.config.flags import check_flags, command_line_parser, flags_first
+from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.config.validate import validate
 from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
@@ -127,6 +128,7 @@ def main() -> None:
         sys.exit(0)
     try:
         check_flags(sys.argv[1:])
+        sys.argv[1:] = flags_first(sys.argv[1:])
         arguments = command_line_parser().parse_args()
         cfg = check_command_line(arguments)
         validate(cfg)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
-from uedpo.types import Fraction, Momentum, NonNegativeFloat, PositiveFloat
+from uedpo.types import BelowOne, Fraction, NonNegativeFloat, PositiveFloat
 
 
 def adamw_cosine(
@@ -18,8 +18,8 @@ def adamw_cosine(
     *,
     lr: PositiveFloat,
     weight_decay: NonNegativeFloat = 0.0,
-    beta1: Momentum = 0.9,
-    beta2: Momentum = 0.999,
+    beta1: BelowOne = 0.9,
+    beta2: BelowOne = 0.999,
     warmup: Fraction = 0.1,
     final: Fraction = 0.0,
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:

@@ -25,14 +25,9 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from uedpo.config.overrides import (
-    BAD_COMMAND_LINE,
-    check_command_line,
-    check_flags,
-    command_line_parser,
-    conf_folder,
-    groups,
-)
+from uedpo.config.choices import conf_folder, groups
+from uedpo.config.flags import check_flags, command_line_parser, flags_first
+from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.config.validate import validate
 from uedpo.errors import ConfigError, GuardError, InputError, Stopped, os_line, plain_line, stop_on
 from uedpo.results.keys import base_config, key_of, trial_config
@@ -153,6 +148,7 @@ def main() -> None:
     redact.install()
     try:
         check_flags(sys.argv[1:])
+        sys.argv[1:] = flags_first(sys.argv[1:])
         arguments = command_line_parser().parse_args()
         if arguments.hydra_help:  # Hydra's own lists flags that do nothing here
             command_line_parser().print_usage()

@@ -17,7 +17,10 @@ if TYPE_CHECKING:  # validation needs the ranges below, and no torch
     from torch import Tensor
 
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
-Momentum = Annotated[float, Interval(ge=0.0, lt=1.0)]
+BelowOne = Annotated[float, Interval(ge=0.0, lt=1.0)]
+LayerPattern = Annotated[
+    str | None, "a regular expression of whole names of layers, as in '.*[.](q_proj|v_proj)'"
+]
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
 Tau = Annotated[float, Gt(0.0), Le(0.5)]
 PositiveFloat = Annotated[float, Gt(0.0)]

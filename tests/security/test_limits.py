@@ -9,7 +9,6 @@ import zlib
 import pytest
 from PIL import Image
 
-from tests.marks import slow_but
 from tests.security.limits import one_line
 from tests.security.test_run_from_elsewhere import BOMB
 from tests.unit.test_images import encoded, noise, png_header

@@ -9,7 +9,8 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from uedpo.config.overrides import added, check_arguments, check_overrides, check_trusted_start, parse
+from uedpo.config.choices import added
+from uedpo.config.overrides import check_arguments, check_overrides, check_trusted_start, parse
 from uedpo.errors import ConfigError, InputError, os_line, plain_line, stop_on
 from uedpo.runtime import redact
 from uedpo.runtime.say import say
@@ -70,6 +71,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         ConfigError: naming all problems; several values for a key are one.
     """
+    if isinstance(overrides, str) or not all(isinstance(o, str) for o in overrides):
+        raise ConfigError(f"compose({overrides!r}): give a list of texts, as in ['+method=dpo', 'seed=1']")
     check_arguments(overrides)
     check_trusted_start(None)
     swept = [o for o in parse(overrides) if o.is_sweep_override()]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import os
 import sys
-from argparse import ArgumentParser
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException, MissingConfigException
@@ -21,26 +18,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from uedpo.config.choices import (
+    PACKAGE,
+    added,
+    conf_folder,
+    group_problems,
+    is_group,
+    missing_plugin,
+    no_choice,
+)
 from uedpo.config.trust import trust_problems
-from uedpo.config.validate import GROUPS, validate
+from uedpo.config.validate import validate
 from uedpo.errors import ConfigError, stop_on
 from uedpo.runtime.redact import looks_secret
 from uedpo.runtime.stored_yaml import check_yaml
 
-PACKAGE = Path(__file__).parents[1]
 PATHS = ("hydra.run.dir", "hydra.sweep.dir", "results", "feature_cache", "reference_cache")
-
-
-def conf_folder() -> Path:
-    """conf/ of the checkout, or the copy inside an installed package."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
-
-
-def groups() -> str:
-    """Each group of conf/ with its files, a line a group."""
-    names = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in conf_folder().iterdir()}
-    return "\n".join(f"{group}: {', '.join(files)}" for group, files in sorted(names.items()) if files)
 
 
 # what a command line raises that is not usable, here and in Hydra
@@ -61,17 +54,21 @@ def check_command_line(arguments: Any) -> DictConfig:
     own = (arguments.config_path, arguments.config_name, arguments.config_dir)
     if any(own):
         return check_own_config(arguments.overrides, *own)
-    return check_overrides(arguments.overrides, bool(arguments.multirun))
+    cfg = check_overrides(arguments.overrides, bool(arguments.multirun))
+    marked = [o for o in parse(arguments.overrides) if o.is_add() and not is_group(o.key_or_group)]
+    for override in marked:  # above, keys are added by force; Hydra will not
+        _check_added(override, arguments.overrides)
+    return cfg
 
 
-def check_overrides(overrides: list[str], multirun: bool = True) -> DictConfig:
+def check_overrides(overrides: list[str], multirun: bool | None = None) -> DictConfig:
     """Validate what the command line asks for, each combination of a sweep too, before Hydra's own checks.
 
     Hydra stops at the first unknown key; here keys are added by force, so that `validate` names
     all of them with the nearest one.
 
     Args:
-        multirun: whether the command line may ask for several values: it has -m.
+        multirun: whether the command line has -m; None where nothing is run.
 
     Returns:
         The configuration, of a sweep that of its first trial.
@@ -80,7 +77,8 @@ def check_overrides(overrides: list[str], multirun: bool = True) -> DictConfig:
         ConfigError: naming all problems.
     """
     parsed = parse(overrides)
-    stop_on([f"{o.get_key_element()}: is empty; give a path, or leave it out" for o in parsed if _no_path(o)])
+    stop_on([line for override in parsed for line in _path_problems(override)])
+    stop_on(list(group_problems(parsed)))
     fixed: list[str] = []
     swept: list[tuple[int, list[str]]] = []
     for override in parsed:
@@ -95,24 +93,55 @@ def check_overrides(overrides: list[str], multirun: bool = True) -> DictConfig:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             named = {override.key_or_group for override in parsed}
             whole = compose("config", fixed, return_hydra_config=True)
-            if swept and not multirun and whole.hydra.mode != RunMode.MULTIRUN:
-                asked = parsed[swept[0][0]].input_line
-                stop_on([f"{asked}: several values are a sweep; add -m, or give a list as KEY=[VALUE,VALUE]"])
-            added = _own_sweep(whole, named, overrides)
-            for override in added:
+            if multirun is not None:
+                sweeps = multirun or whole.hydra.mode == RunMode.MULTIRUN
+                stop_on(list(_mode_problems(parsed, sweeps, whole)))
+            more = _own_sweep(whole, named, overrides)
+            for override in more:
                 swept.append((len(fixed), _choices(override)))
                 fixed.append(swept[-1][1][0])
-            first = _composed("config", fixed, overrides) if added else _checked(whole, overrides)
+            first = _composed("config", fixed, overrides) if more else _checked(whole, overrides)
             if swept:
                 _check_grid(fixed, swept, overrides)
             else:
                 validate(first)
     except MissingConfigException as error:
-        problem = missing_plugin(error.missing_cfg_file) or _no_choice(error)
+        problem = missing_plugin(error.missing_cfg_file) or no_choice(error)
         if problem is None:
             raise
         raise ConfigError(problem) from None
     return first
+
+
+def _check_added(override: Override, overrides: Sequence[str]) -> None:
+    """Refuse + before a key that is there."""
+    others = [line for line in overrides if line != override.input_line]
+    swept = [o.input_line for o in parse(others) if o.is_sweep_override()]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose("config", [line for line in others if line not in swept])
+    with flag_override(cfg, "struct", False):
+        there = OmegaConf.select(cfg, override.key_or_group, default=cfg) is not cfg
+    if there and not override.is_force_add():
+        line = override.input_line or ""
+        stop_on([f"{line}: the key is there already; write {line.lstrip('+')}"])
+
+
+def _mode_problems(parsed: Sequence[Override], sweeps: bool, whole: DictConfig) -> Iterator[str]:
+    """One line for each argument that only a sweep takes, in a single run, and the other way round."""
+    given = {override.key_or_group: override for override in parsed}
+    swept = [override.input_line for override in parsed if override.is_sweep_override()]
+    if swept and not sweeps:
+        yield f"{swept[0]}: several values are a sweep; add -m, or give a list as KEY=[VALUE,VALUE]"
+    wrong, right = ("run", "sweep") if sweeps else ("sweep", "run")
+    if f"hydra.{wrong}.dir" in given:
+        what = "a sweep" if sweeps else "a single run"
+        yield f"hydra.{wrong}.dir: {what} goes to hydra.{right}.dir; set that" + (
+            "" if sweeps else ", or add -m"
+        )
+    if sweeps and whole.get("resume") not in (None, "auto", "required"):
+        yield f"resume={whole.resume}: is of one run, not of a sweep; use resume=auto and hydra.sweep.dir=DIR"
+    if sweeps and whole.hydra.launcher.get("n_jobs") == 0:
+        yield "hydra.launcher.n_jobs=0: must be 1 or more, or -1 for all cores"
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -126,35 +155,38 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         try:
             found += OverridesParser.create().parse_overrides([text])
         except HydraException:
-            key, equals, value = text.partition("=")
-            quoted = f"""'{key}="{value.strip(chr(34))}"'"""[:200]
-            remedy = f"quote a value with spaces or signs, as in {quoted}" if equals else "write key=value"
-            problems.append(f"{text[:200]}: cannot be read; {remedy}")
+            problems.append(f"{text[:200]}: cannot be read; {_readable(text)}")
     stop_on(problems)
     return found
 
 
-def _no_path(override: Override) -> bool:
-    """Whether it leaves a path empty, as of a shell variable without a value: all would go to this folder."""
-    return override.key_or_group in PATHS and override.value() == ""
+def _readable(text: str) -> str:
+    """How to write an argument that Hydra cannot read."""
+    key, equals, value = text.partition("=")
+    if text.startswith("-"):
+        return f"keys have no dashes; write {added(key.lstrip('-').replace('-', '_'))}={value or 'VALUE'}"
+    if not equals:
+        return "write key=value, with no space around =, and quotes where the value has one"
+    if value.startswith(",") or value.endswith(","):
+        return f"commas stand between values: {key}={value.strip(',')}"
+    quoted = f"""'{key}="{value.strip(chr(34))}"'"""[:200]
+    return f"quote a value with spaces or signs, as in {quoted}"
 
 
-def _no_choice(error: MissingConfigException) -> str | None:
-    """One line for a group of conf/ that has no such file."""
-    group, _, name = (error.missing_cfg_file or "").removesuffix(".yaml").rpartition("/")
-    options = error.options or [path.stem for path in sorted((conf_folder() / group).glob("*.yaml"))]
-    if not group or not options:
-        return None
-    close = difflib.get_close_matches(name, options, 1, cutoff=0.5)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{group}={name}: no such choice; {hint}there are {', '.join(options)}"
+def _path_problems(override: Override) -> Iterator[str]:
+    """Whether a path is empty, as of a shell variable without a value, or an address."""
+    value = override.value()
+    if override.key_or_group in PATHS and value == "":
+        yield f"{override.get_key_element()}: is empty; give a path, or leave it out"
+    if override.key_or_group in PATHS and "://" in str(value):
+        yield f"{override.input_line}: is an address; give a path of this machine"
 
 
 def _prefix(override: Override) -> str:
     """What makes Hydra add a key by force; nothing for groups, which are chosen."""
     key = override.get_key_element()
-    is_group = (conf_folder() / override.key_or_group).is_dir() or key.startswith("hydra")
-    return "" if is_group or override.is_delete() else "++"
+    whole = is_group(override.key_or_group) or key.startswith("hydra")
+    return "" if whole or override.is_delete() else "++"
 
 
 def _own_sweep(whole: DictConfig, named: Collection[str], overrides: Sequence[str]) -> list[Override]:
@@ -182,6 +214,10 @@ def _choices(override: Override) -> list[str]:
         if override.is_sweep_override()
         else [override.get_value_element_as_str()]
     )
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if not values or twice is not None:
+        what = "has no values" if not values else f"names {twice} twice, which would train the same run twice"
+        stop_on([f"{override.input_line}: {what}; give values that differ"])
     return [f"{prefix}{key}={value}" for value in values]
 
 
@@ -221,40 +257,6 @@ def _validate_with(cfg: DictConfig, values: Sequence[str], overrides: Sequence[s
             OmegaConf.update(changed, str(override.key_or_group), override.value(), force_add=True)
     stop_on(trust_problems(changed, overrides))
     validate(changed)
-
-
-def command_line_parser() -> ArgumentParser:
-    """Hydra's parser, whose usage names what works here."""
-    parser = get_args_parser()
-    parser.usage = (
-        "python -m uedpo.run [-h] [-m] [--cfg {job,hydra,all}] [--resolve] [--info [WHAT]]\n"
-        "           [--config-dir DIR] [--config-path DIR] [--config-name NAME] [KEY=VALUE ...]"
-    )
-    return parser
-
-
-def check_flags(arguments: Sequence[str]) -> None:
-    """Refuse flags that nobody knows with the key that was meant.
-
-    Raises:
-        ConfigError: naming the flag and what to write.
-    """
-    known = [flag for action in get_args_parser()._actions for flag in action.option_strings]
-    for at, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in ("--shell-completion", "-sc"):
-            stop_on([f"{name}: shells complete no keys here; --help lists the groups of configurations"])
-        if not name.startswith("--") or any(flag.startswith(name) for flag in known):
-            continue
-        following = arguments[at + 1] if at + 1 < len(arguments) else ""
-        value = value if equals else "VALUE" if following.startswith("-") or "=" in following else following
-        key = added(name.lstrip("-").replace("-", "_"))
-        stop_on([f"{argument}: keys have no dashes; write {key}={value or 'VALUE'}"])
-
-
-def added(key: str) -> str:
-    """A key as the command line takes it: with + for a group that no default chooses."""
-    return f"+{key}" if (conf_folder() / key).is_dir() and key not in GROUPS else key
 
 
 def check_own_config(
@@ -309,7 +311,7 @@ def _one_line(folder: Path, name: str | None) -> Iterator[None]:
         yield
     except MissingConfigException as error:
         missing = (error.missing_cfg_file or "").removesuffix(".yaml")
-        problem = missing_plugin(error.missing_cfg_file) or _no_choice(error)
+        problem = missing_plugin(error.missing_cfg_file) or no_choice(error)
         if missing == (name or "config").removesuffix(".yaml"):
             problem = f"--config-name {missing}: no such file in {folder}; name one of its .yaml files"
         raise ConfigError(problem or str(error).splitlines()[0]) from None
@@ -357,21 +359,3 @@ def _checked(whole: DictConfig, overrides: Sequence[str]) -> DictConfig:
     with flag_override(whole, ["struct", "readonly"], [False, False]):
         del whole["hydra"]
     return whole
-
-
-# what a missing group of configurations needs
-PLUGINS = {
-    "hydra/launcher/submitit": "hydra-submitit-launcher",
-    "hydra/launcher/joblib": "hydra-joblib-launcher",
-    "hydra/sweeper/optuna": "hydra-optuna-sweeper",
-    "hydra/sweeper/sampler": "hydra-optuna-sweeper",
-}
-
-
-def missing_plugin(missing: str | None) -> str | None:
-    """What to install where a file of conf/ that Hydra did not find belongs to a plugin."""
-    for group, package in PLUGINS.items():
-        if missing and missing.startswith(group):
-            name, _, choice = missing.rpartition("/")
-            return f"{name}={choice}: needs {package}; pip install 'uedpo[sweep]'"
-    return None

@@ -46,9 +46,7 @@ def cross_rules(
         yield "feature_cache: scoring=plain runs the tower inside the model; set feature_cache=null"
     if at("metric") is not None and at("mode") is None and known_mode(str(at("metric"))) is None:
         yield f"metric={at('metric')}: nobody knows which is better; add mode=min or mode=max"
-    resume = at("resume")
-    if isinstance(resume, str) and resume not in ("auto", "required") and not Path(resume).is_file():
-        yield f"resume={resume!r}: no such file; give the path of a checkpoint, auto, or required"
+    yield from _paths(at)
     factors = [
         at("data", "batch_size"),
         *(at("trainer", n) for n in ("accumulate_grad_batches", "devices", "num_nodes")),
@@ -62,6 +60,25 @@ def cross_rules(
                 f"global_batch={want}: data.batch_size x trainer.accumulate_grad_batches x devices x nodes "
                 f"is {' x '.join(map(str, numbers))} = {product}; change one of them"
             )
+
+
+def _paths(at: Any) -> Iterator[str]:
+    """Whether names of files and folders are of this machine, and of the right kind."""
+    name = at("name")
+    if isinstance(name, str) and name and (Path(name).is_absolute() or ".." in Path(name).parts):
+        yield f"name={name}: is a folder below outputs/, without ..; for another place set hydra.run.dir"
+    resume = at("resume")
+    if isinstance(resume, str) and resume not in ("", "auto", "required"):
+        place = Path(resume)
+        run = place.parent if place.name == "checkpoints" else place
+        if place.is_dir():
+            yield f"resume={resume}: is a folder; to continue the run in it: hydra.run.dir={run} resume=auto"
+        elif not place.is_file():
+            yield f"resume={resume!r}: no such file; give the path of a checkpoint, auto, or required"
+    for key in ("feature_cache", "reference_cache"):
+        folder = at(key)
+        if isinstance(folder, str) and (Path(folder) / "config.yaml").is_file():
+            yield f"{key}={folder}: is the directory of a run; name a folder of its own"
 
 
 def _steps(at: Any) -> Iterator[str]:
@@ -115,6 +132,8 @@ def _options(at: Any) -> Iterator[str]:
 def _method(at: Any, parameters_of: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:
     """Whether loss, weights, corruption and data of a method fit together."""
     weighed = at("weights", "_target_") is not None
+    if at("loss", "_target_") is None:  # said elsewhere
+        return
     target = str(at("loss", "_target_"))
     name = target.rsplit(".", 1)[-1].removesuffix("_loss")
     if name in WEIGHTED and not weighed:

@@ -5,13 +5,14 @@ The signature of each `_target_` is its schema: parameter names, types and range
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
 import math
 import types
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -41,7 +42,7 @@ TOP: dict[str, Any] = {
     "method": str | None,
     "seed": Seed,
     "global_batch": int | None,
-    "resume": str | None,
+    "resume": Annotated[str | None, "auto, required, or the path of a checkpoint"],
     "threads": PositiveInt | None,
     "timeout": PositiveFloat | None,
     "scoring": Literal["prefix_shared", "plain"],
@@ -84,9 +85,11 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
         return
     values: dict[str, Any] = {}
     yield from _plain(cfg, "", values)
-    yield from _unknown("", [k for k in values], [*TOP, *GROUPS])
+    yield from _unknown("", [k for k in values], [*TOP, *GROUPS], functools.partial(_holders, values))
     for key, annotation in TOP.items():
-        if key in values and not isinstance(values[key], _Broken):
+        if key not in values:
+            yield f"{key}: missing; set it with {key}=VALUE"
+        elif not isinstance(values[key], _Broken):
             yield from _value(key, values[key], annotation)
     for group in GROUPS:
         if group not in values:
@@ -189,6 +192,9 @@ def _is_checkable(annotation: Any) -> bool:
 
 
 def _value(path: str, value: Any, annotation: Any) -> Iterator[str]:
+    if value == "" and get_origin(annotation) is not Literal:
+        yield f"{path}: is empty; give a value, or leave it out"
+        return
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
         adapter.validate_python(value)
@@ -226,9 +232,26 @@ def _range(annotation: Any) -> str:
     return (f" (allowed: {parts[0]})" if parts else "") + "".join(f"; {r}" for r in reasons)
 
 
-def _unknown(path: str, given: list[str], allowed: list[str]) -> Iterator[str]:
+def _holders(values: Mapping[str, Any], key: str, path: str = "") -> Iterator[str]:
+    """Where among the groups a key stands that was written without its group: lr -> optim.lr."""
+    if "_target_" in values:
+        with contextlib.suppress(Exception):  # of a target that cannot be imported; said elsewhere
+            if key in set(_schema(values["_target_"])[0]) - SUPPLIED.get(path, set()):
+                yield f"{path}.{key}"
+    for name, value in values.items():
+        if isinstance(value, Mapping) and (path or name in GROUPS):
+            yield from _holders(value, key, f"{path}.{name}".lstrip("."))
+
+
+def _unknown(
+    path: str,
+    given: list[str],
+    allowed: list[str],
+    deeper: Callable[[str], Iterator[str]] = lambda _: iter(()),
+) -> Iterator[str]:
     for key in given:
         if key not in allowed:
-            close = difflib.get_close_matches(key, allowed, 1, cutoff=0.5)
-            hint = f"did you mean {path}{close[0]}?" if close else f"allowed: {', '.join(allowed)}"
+            close = difflib.get_close_matches(key, allowed, 1)
+            near = [*deeper(key)] or [f"{path}{name}" for name in close]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
             yield f"{path}{key}: unknown key; {hint}"

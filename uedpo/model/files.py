@@ -57,6 +57,13 @@ def check_files(folder: Path) -> None:
         InputError: naming the file, and what in it is refused.
     """
     check_inside(folder, sorted(folder.rglob("*")))
+    if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            raise InputError(
+                f"{folder} is an adapter, not a model; `python -m uedpo.export RUN_DIR merge=true` makes a "
+                "model of both, or give adapter= where there is such a key"
+            )
+        raise InputError(f"{folder}: no config.json; name the folder that holds the files of the model")
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".jinja", ".txt", ".model"):
             _check_bytes(path, LIMIT if path.suffix == ".jinja" else LARGEST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,10 @@ from uedpo.model.processors import (
 from uedpo.model.quantize import Bits, quantization_config
 from uedpo.runtime.hub import how_to_get, is_hub_id, reachable
 from uedpo.runtime.progress import interactive
-from uedpo.types import Fraction, PositiveFloat, PositiveInt
+from uedpo.types import BelowOne, LayerPattern, PositiveFloat, PositiveInt
 
 SHIPPED = "uedpo:"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # only the language model's linear layers; "all-linear" would reach the vision tower
 LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -44,8 +46,8 @@ class Lora(NamedTuple):
 def lora(
     r: PositiveInt = 128,
     alpha: PositiveFloat = 256.0,
-    dropout: Fraction = 0.0,
-    target_modules: str | None = None,
+    dropout: BelowOne = 0.0,
+    target_modules: LayerPattern = None,
 ) -> Lora:
     """LoRA as the paper trains it (rank 128).
 
@@ -54,6 +56,17 @@ def lora(
             model, and none of the vision tower.
     """
     return Lora(r, alpha, dropout, target_modules)
+
+
+def _matches(pattern: str, config: Any) -> bool:
+    """Whether a linear layer of the model that `config` describes has a name that the pattern matches."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    layers = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    try:
+        return any(re.fullmatch(pattern, name) for name in layers)
+    except re.error:
+        return False
 
 
 def _train_in_fp32(model: Any, whole: bool) -> None:
@@ -118,6 +131,8 @@ class HFModel:
         if local.is_dir():
             check_files(local)
             return local
+        if local.exists():
+            raise InputError(f"{local} is a file; name the folder of the model")
         return snapshot(self.path, self.revision, weights)
 
     def _named(self, config: Any, folder: Path) -> Any:
@@ -134,6 +149,11 @@ class HFModel:
             InputError: there is none, or it needs code of its own.
         """
         with self._loading("processor") as folder:
+            if not any((folder / name).exists() for name in PROCESSOR_FILES):
+                raise InputError(
+                    f"no {' or '.join(PROCESSOR_FILES)}: a model of texts alone, or one that was saved "
+                    "without its processor; copy its files there, or let python -m uedpo.export write both"
+                )
             own = self.path.startswith(SHIPPED)
             if not own:
                 check_tokenizer(folder)
@@ -264,6 +284,12 @@ class HFModel:
             problems.append("there is no chat template")
         if problems:
             raise InputError(f"model.path={self.path}: {'; '.join(problems)}; use the model's own processor")
+        pattern = self.lora.target_modules if self.lora else None
+        if pattern is not None and not _matches(pattern, config):
+            raise InputError(
+                f"model.lora.target_modules={pattern}: matches no layer of the model; it is a regular "
+                "expression of whole names, as in '.*language_model.*[.](q_proj|v_proj)'"
+            )
         problem = untried(processor)
         if problem:
             raise InputError(f"model.path={self.path}: {problem}; use the files that the model came with")

@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 PATIENCE = 4.0  # seconds
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path can only be owner/name of the hub."""
+    """Whether a path can only be a name of the hub: owner/name, or one of the oldest without owner."""
     return bool(_ID.fullmatch(path)) and not Path(path).exists()
 
 

@@ -1,0 +1,115 @@
+"""Mistakes that people make: each is one line that says what, where, what is allowed and what to do."""
+
+import importlib
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.integration.test_refused import tree
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Files and folders to get wrong; `run` is like the directory of a finished run."""
+    place = tmp_path_factory.mktemp("mistakes")
+    for folder in ("run/checkpoints", "run/adapter", "pictures", "empty"):
+        (place / folder).mkdir(parents=True)
+    (place / "run/config.yaml").write_text("name: default\n")
+    (place / "run/report.html").write_text("<!doctype html>")
+    (place / "run/adapter/adapter_config.json").write_text("{}")
+    (place / "run/checkpoints/last.ckpt").write_bytes(b"")
+    Image.new("RGB", (64, 64)).save(place / "pictures/1.jpg")
+    rows = [
+        {"image": "pictures/1.jpg", "prompt": "What?", "chosen": f"A cow {n}.", "rejected": f"A pig {n}."}
+        for n in range(4)
+    ]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+@pytest.fixture
+def said(place, monkeypatch, capsys):
+    """What a command prints to standard error when it refuses; nothing has changed then."""
+    monkeypatch.chdir(place)
+
+    def refused(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        before = tree(place)
+        with pytest.raises(SystemExit) as stop:
+            sys.exit(importlib.import_module(module).main())
+        assert tree(place) == before
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("weights.alpha = 0.5", "weights.alpha: cannot be read; write key=value, with no space around ="),
+        ("--lr 0.1", "--lr: keys have no dashes; write lr=0.1"),
+        ("-lr 0.1", "-lr: keys have no dashes; write lr=0.1"),
+        ("lr=0.1", "lr: unknown key; did you mean optim.lr?"),
+        ("max_steps=9", "max_steps: unknown key; did you mean trainer.max_steps?"),
+        ("alpha=1", "alpha: unknown key; did you mean weights.alpha or model.lora.alpha?"),
+        ("name=", "name: is empty; give a value, or leave it out"),
+        ("data=files data.path=", "data.path: is empty"),
+        ("logger=wandb logger.wandb.project=", "logger.wandb.project: is empty"),
+        ("name=../x", "name=../x: is a folder below outputs/, without .."),
+        ("name=/x", "name=/x: is a folder below outputs/"),
+        ("loss=tpo corruption=null", "corruption=null: give the name of one file of conf/corruption/: blank"),
+        ("loss=3", "loss=3: give the name of one file of conf/loss/"),
+        ("weights=[uncertainty,uniform]", "give the name of one file of conf/weights/"),
+        ("method=dpo", "method=dpo: no default chooses a method; write +method=dpo"),
+        ("+loss=dpo", "+loss=dpo: one is chosen already; write loss=dpo"),
+        ("+method=DPO", "method=DPO: no such choice; did you mean dpo?"),
+        ("+method=tpo loss=dpo", "loss=dpo: +method=tpo is loss=tpo, and tables would call the run by the"),
+        ("+weights.alpha=0.3", "+weights.alpha=0.3: the key is there already; write weights.alpha=0.3"),
+        ("~seed", "seed: missing; set it with seed=VALUE"),
+        ("~loss", "loss: missing; choose one of conf/loss/"),
+        ("model=llava-hf/llava-1.5-7b-hf", "model=hf model.path=llava-hf/llava-1.5-7b-hf takes a path"),
+        ("data=rows.jsonl", "data=rows.jsonl: no such choice; data=files data.path=rows.jsonl takes a path"),
+        ("trainer=cuda", "trainer=cuda: no such choice; there are cpu"),
+        ("resume=run", "is a folder; to continue the run in it: hydra.run.dir=run resume=auto"),
+        ("resume=run/checkpoints", "is a folder; to continue the run in it: hydra.run.dir=run resume=auto"),
+        ("resume=true", "resume=True: must be a valid string; auto, required, or the path of a checkpoint"),
+        ("reference_cache=run", "reference_cache=run: is the directory of a run; name a folder of its own"),
+        ("feature_cache=run", "feature_cache=run: is the directory of a run; name a folder of its own"),
+        ("hydra.run.dir=s3://b/x", "hydra.run.dir=s3://b/x: is an address; give a path of this machine"),
+        ("hydra.sweep.dir=s", "hydra.sweep.dir: a single run goes to hydra.run.dir; set that, or add -m"),
+        ("-m hydra.run.dir=s seed=1,2", "hydra.run.dir: a sweep goes to hydra.sweep.dir; set that"),
+        ("-m seed=range(3,0)", "seed=range(3,0): has no values"),
+        ("-m seed=0,0", "seed=0,0: names 0 twice"),
+        ("-m seed=0,", "seed=0,: cannot be read; commas stand between values: seed=0"),
+        ("-m seed=", "seed: is empty"),
+        ("-m seed=1,2 resume=run/checkpoints/last.ckpt", "is of one run, not of a sweep"),
+        ("optim.lr=1 -m seed=1,x", "seed='x': must be a valid integer"),
+        ("model.lora.dropout=1 weights=uniform loss=dpo", "model.lora.dropout=1: must be less than 1"),
+        ("+foo=1", "foo: unknown key"),
+    ],
+)
+def test_a_wrong_key_value_or_choice(said, arguments, line):
+    err = said("uedpo.run", *arguments.split())
+    assert line in err
+    assert "Error getting object" not in err
+
+
+def test_the_version_is_ours(place, monkeypatch, capsys):
+    from uedpo import __version__
+
+    monkeypatch.setattr(sys, "argv", ["uedpo.run", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module("uedpo.run").main()
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"uedpo {__version__}\n")
+
+
+@pytest.mark.parametrize("given", ["+method=dpo", [1], {"seed": 1}.items()])
+def test_compose_takes_a_list_of_texts(given):
+    from uedpo import compose
+    from uedpo.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="give a list of texts, as in "):
+        compose(given)
