@@ -113,3 +113,62 @@ def test_compose_takes_a_list_of_texts(given):
 
     with pytest.raises(ConfigError, match="give a list of texts, as in "):
         compose(given)
+
+
+ROW = {"image": "pictures/1.jpg", "prompt": "What?", "chosen": "A cow.", "rejected": "A pig."}
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "line"),
+    [
+        (json.dumps({"data": [ROW, ROW]}), "", "is one object that holds lists; write an array of rows"),
+        (json.dumps({k: [v, v] for k, v in ROW.items()}), "", "is one object that holds lists"),
+        (lines({"img": "1.jpg", "question": "?", "good": "a", "bad": "b"}), "", "rename the columns to"),
+        (
+            lines(*[{k: v for k, v in ROW.items() if k != "image"}] * 3), "",
+            "image is missing; columns found: 'prompt', 'chosen', 'rejected'; rename or add it (null where a",
+        ),
+        (lines(*[ROW] * 3), "data.image_root=nowhere", "data.image_root=nowhere: no such folder"),
+        (lines(*[ROW] * 3), "data.image_root=rows.jsonl", "data.image_root=rows.jsonl: no such folder"),
+        (lines(*[ROW] * 3), "data.image_root=pictures", "or set data.image_root to the folder"),
+        (lines(*[ROW | {"image": "/coco/1.jpg"}] * 3), "", "or set data.image_root to a folder above all"),
+        ("image\tprompt\tchosen\trejected\n1.jpg\t?\ta\tb\n", "", "data=files reads JSON, JSON lines"),
+        ("", "", "no rows; give a file with preference pairs"),
+    ],
+)  # fmt: skip
+def test_a_file_of_pairs_that_is_wrong(place, monkeypatch, text, keys, line):
+    from uedpo.data.files import file_data
+    from uedpo.errors import InputError
+
+    monkeypatch.chdir(place)
+    (place / "own.json").write_text(text)
+    options = dict(key.removeprefix("data.").split("=") for key in keys.split())
+    with pytest.raises(InputError) as error:
+        file_data(None, "own.json", **options)
+    (place / "own.json").unlink()
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("run", "run: no parquet file; give a hub id or a folder that holds one"),
+        (".", ".: is a folder without parquet files; name one file, as rows.jsonl"),
+        (
+            "nowhere.jsonl",
+            "'nowhere.jsonl': no such file (No such file or directory); set the",
+        ),
+    ],
+)
+def test_a_place_without_pairs(place, monkeypatch, path, line):
+    from uedpo.data.reading import read_rows
+    from uedpo.errors import InputError
+
+    monkeypatch.chdir(place)
+    with pytest.raises(InputError) as error:
+        read_rows(path)
+    assert line in str(error.value)

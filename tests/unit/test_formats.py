@@ -206,7 +206,7 @@ def test_unknown_and_ambiguous_columns_name_what_was_seen_and_what_is_known(tmp_
         ),
         ('{"prompt": "où"}\n'.encode("latin-1"), r":1: row is not UTF-8 at byte 13"),
         ('{"prompt": "x"}\n'.encode("utf-16"), r":1: row is not UTF-8"),
-        (b'{"data": []}', r"in no format known here; columns: data"),
+        (b'{"data": []}', r"is one object that holds lists"),
     ],
 )
 def test_a_file_that_holds_no_row_says_what_it_is(tmp_path, data, said):

@@ -236,7 +236,7 @@ def _holders(values: Mapping[str, Any], key: str, path: str = "") -> Iterator[st
     """Where among the groups a key stands that was written without its group: lr -> optim.lr."""
     if "_target_" in values:
         with contextlib.suppress(Exception):  # of a target that cannot be imported; said elsewhere
-            if key in set(_schema(values["_target_"])[0]) - SUPPLIED.get(path, set()):
+            if key in set(schema(values["_target_"])[0]) - SUPPLIED.get(path, set()):
                 yield f"{path}.{key}"
     for name, value in values.items():
         if isinstance(value, Mapping) and (path or name in GROUPS):

@@ -124,7 +124,8 @@ def _missing(key: str, row: Mapping[str, Any]) -> str:
     others = [str(k) for k in row if k not in COLUMNS]
     near = difflib.get_close_matches(key, others, 1, cutoff=0.6)
     found = ", ".join(repr(str(k)[:40]) for k in list(row)[:10]) or "none"
-    hint = f"; did you mean {near[0][:40]!r}? rename it" if near else "; rename or add it"
+    null = " (null where a row has no image)" if key == "image" else ""
+    hint = f"; did you mean {near[0][:40]!r}? rename it" if near else f"; rename or add it{null}"
     return f"is missing; columns found: {found}{hint}"
 
 

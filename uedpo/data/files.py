@@ -12,11 +12,11 @@ from annotated_types import Gt, Lt
 from uedpo.data.datamodule import PairDataModule
 from uedpo.data.fields import image_list
 from uedpo.data.formats import FIRST, FORMATS, ToPair, detect
-from uedpo.data.images import find_image
+from uedpo.data.images import find_image, image_folder
 from uedpo.data.reading import Row, Rows, read_rows
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import CheckedPairs, Source
-from uedpo.errors import InputError, local_path
+from uedpo.errors import InputError
 from uedpo.runtime.progress import tracked
 from uedpo.types import Fraction, NonNegativeInt, PositiveInt
 
@@ -59,7 +59,7 @@ class FilePairs(CheckedPairs):
         self.ledger.format = f"format {name}{', detected' if format == 'auto' else ''}" + (
             f"; columns not read: {', '.join(key[:40] for key in list(unread)[:12])}" if unread else ""
         )
-        root = (local_path(image_root) if image_root else rows.folder).resolve()
+        root = image_folder(image_root, rows.folder)
         find = functools.lru_cache(maxsize=4096)(functools.partial(find_image, root))  # rows share pictures
 
         def image(value: Any) -> Source:
@@ -81,7 +81,7 @@ class FilePairs(CheckedPairs):
         try:
             pair = self.to_pair(row)
             sides = [image_list(side, pair.get(side)) for side in ("image", "rejected_image")]
-            if sides[0] == sides[1]:
+            if sides[0] == sides[1] and "rejected_image" in pair:
                 pair["rejected_image"] = None
             for side in ("image", "rejected_image"):
                 value = pair.get(side)
@@ -136,6 +136,11 @@ def known_format(rows: Rows) -> str:
         InputError: see `detect`; or nothing in the file is a row.
     """
     first = _first(rows)
+    if len(rows) == 1 and first and _wraps(first[0]):
+        raise InputError(
+            f"{rows.name}: is one object that holds lists; write an array of rows, or one row a line, each "
+            "with its own columns"
+        )
     if first:
         return detect(first, rows.name)
     if not len(rows):
@@ -145,6 +150,14 @@ def known_format(rows: Rows) -> str:
         f"{rows.name}:{number}: {problem}; none of {len(rows)} lines is a row: data=files reads JSON, JSON "
         "lines and parquet in UTF-8, so write it as one of them"
     )
+
+
+def _wraps(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a whole file in one object: all rows under one key, or a list for each column."""
+    if not row or not all(isinstance(value, list) for value in row.values()):
+        return False
+    turns = row.get("chosen") or row.get("messages") or row.get("conversations") or [None]
+    return not isinstance(turns[0], Mapping)
 
 
 def places_of(rows: Rows, part: Literal["train", "val"], val_share: float) -> range:

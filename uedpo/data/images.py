@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from uedpo.data.rejects import RowProblem
+from uedpo.errors import InputError, local_path
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_BYTES = 64 * 2**20
@@ -42,6 +43,20 @@ _DAMAGED = {
 _OTHER_PICTURES = {b"II*\0": "a TIFF picture", b"MM\0*": "a TIFF picture", b"BM": "a BMP picture"}
 
 
+def image_folder(image_root: str | None, default: Path) -> Path:
+    """The resolved folder that paths of images start from.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    folder = default if image_root is None else local_path(image_root)
+    if image_root is not None and not folder.is_dir():
+        raise InputError(
+            f"data.image_root={image_root}: no such folder; name the one that the paths of images start from"
+        )
+    return folder.resolve()
+
+
 def find_image(root: Path, value: object) -> Path:
     """The regular file `value` names, inside `root` with links followed.
 
@@ -63,7 +78,9 @@ def find_image(root: Path, value: object) -> Path:
     except (OSError, ValueError, RuntimeError):  # no file, NUL, too long, a loop of links
         mode = None
     if mode is None:
-        remedy = "add the file, or set image_root to the folder that paths start from"
+        whole = value.startswith("/") and not value.startswith(f"{root}/")
+        folder = "a folder above all images" if whole else "the folder that paths start from"
+        remedy = f"add the file, or set data.image_root to {folder}"
         raise RowProblem("image", "IMAGE_MISSING", f"{_short(value)} is not a file inside {root}; {remedy}")
     if not stat.S_ISREG(mode):
         raise RowProblem("image", "IMAGE_NOT_A_FILE", f"{_short(value)} is no regular file; give a picture")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uedpo.data.formats.simple import to_pair
-from uedpo.data.images import find_image
+from uedpo.data.images import find_image, image_folder
 from uedpo.data.rejects import RowProblem
 from uedpo.data.rows import CheckedPairs, numbered_lines, parse_line
 from uedpo.runtime.progress import tracked
@@ -19,8 +19,8 @@ class JsonlPairs(CheckedPairs):
 
     Two methods take one more key: "negatives", a list of further rejected responses (NaPO: the answer
     to the question alone, then to the image alone), and "similarity", the image-text scores of chosen
-    and rejected (DA-DPO). More that a row may have, and what is checked: docs/data.md. Other keys are
-    ignored.
+    and rejected (DA-DPO). More that a row may have, and what is checked: docs/data.md. A key that would
+    change what the model sees or learns, and is not read, rejects its row.
 
     Args:
         path: the JSONL file.
@@ -41,7 +41,7 @@ class JsonlPairs(CheckedPairs):
     ) -> None:
         file = Path(path).expanduser()
         super().__init__(str(file), max_bad_fraction)
-        root = (Path(image_root).expanduser() if image_root else file.parent).resolve()
+        root = image_folder(image_root, file.parent)
         find = functools.lru_cache(maxsize=4096)(functools.partial(find_image, root))  # rows share pictures
 
         def image(value: Any) -> Path:

@@ -164,7 +164,10 @@ def read_rows(path: str, revision: str | None = None) -> Rows:
     """
     place = local_path(path)
     if place.is_dir():
-        return TableRows(path, place, _tables(place))
+        files, others = _tables(place), sorted(place.glob("*.json*"))
+        if others and not files:
+            raise InputError(f"{path}: is a folder without parquet files; name one file, as {others[0]}")
+        return TableRows(path, place, files)
     if place.suffix == ".parquet":
         with open_regular(place):
             return TableRows(path, place.parent, [place])

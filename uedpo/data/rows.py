@@ -57,11 +57,11 @@ def open_regular(path: Path) -> BinaryIO:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{str(path)!r}: no such file ({reason}); set the path of a JSONL file with preference pairs"
+            f"{str(path)!r}: no such file ({reason}); set the path of a file with preference pairs"
         ) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise InputError(f"{path}: is no regular file; set the path of a JSONL file with preference pairs")
+        raise InputError(f"{path}: is no regular file; set the path of a file with preference pairs")
     return os.fdopen(handle, "rb")
 
 

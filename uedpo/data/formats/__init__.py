@@ -63,4 +63,5 @@ def detect(rows: Iterable[Mapping[str, Any]], file: str) -> str:
     seen = ", ".join(f"{name[:40]} ({what})" for name, what in list(kinds.items())[:20]) or "none"
     known = "; ".join(f"{name}: {look}" for name, (_, _, look) in FORMATS.items())
     problem = f"fits the formats {', '.join(found)}" if found else "is in no format known here"
-    raise InputError(f"{file}: {problem}; columns: {seen}; name one with data.format=: {known}")
+    remedy = "name one with data.format=" if found else "rename the columns to those of one of these"
+    raise InputError(f"{file}: {problem}; columns: {seen}; {remedy}: {known}")

@@ -18,7 +18,8 @@ def to_pair(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row under the names of `uedpo.data.fields`; `<image>` in the prompt says where an image stands."""
     refuse(row, READ)
     pair = {name: value for name, value in row.items() if name not in ("history", "image_at")}
-    pair["rejected_image"] = one_of(row, "rejected_image", "rejected_images")
+    if "rejected_images" in row:
+        pair["rejected_image"] = one_of(row, "rejected_image", "rejected_images")
     if "image" not in row and "images" not in row:
         return pair
     pair["image"] = one_of(row, "image", "images")
