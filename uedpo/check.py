@@ -25,6 +25,7 @@ from uedpo.data.rejects import TooManyRejected, write_rejected
 from uedpo.errors import ConfigError, InputError, os_line, plain_line
 from uedpo.runtime import redact
 from uedpo.runtime.folders import make
+from uedpo.runtime.hub import check_present
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.quiet import quiet
 from uedpo.runtime.say import say
@@ -52,9 +53,9 @@ def check(cfg: DictConfig, folder: Path) -> int:
     from uedpo.model.families import family_of
     from uedpo.scoring import Scorer
 
-    quiet()
     if (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: is the directory of a run; set another name=")
+    quiet()
     source = instantiate(cfg.model)
     processor, config = source.processor(), source.config()
     source.check(processor, config)
@@ -136,6 +137,7 @@ def main() -> None:
         sys.exit(_said(error))
     folder = Path("outputs") / cfg.name
     try:
+        check_present(cfg.model.get("path"), cfg.model.get("revision"))
         sys.exit(check(cfg, folder))
     except InstantiationException as error:
         if not isinstance(error.__cause__, (ValueError, ImportError, OSError)):

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from uedpo.config.command_line import answer, compose, split
 from uedpo.errors import ConfigError, InputError, local_path, stop_on
 from uedpo.runtime.folders import make
+from uedpo.runtime.hub import check_present
 
 PAIR = ("image", "prompt", "chosen", "rejected")
 OWN = (*PAIR, "adapter", "output")
@@ -60,6 +61,7 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
     Raises:
         InputError: a picture, a text, a model or an adapter that cannot be used.
     """
+    check_present(cfg.model.get("path"), cfg.model.get("revision"))
     import torch
 
     from uedpo.config.build import build_weigher

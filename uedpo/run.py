@@ -36,6 +36,7 @@ from uedpo.results.store import OWN_ROWS, check_appendable, read_rows, write_row
 from uedpo.runtime import redact
 from uedpo.runtime.atomic import UNWRITABLE, unwritable, write_json
 from uedpo.runtime.folders import unmake
+from uedpo.runtime.hub import check_present
 from uedpo.runtime.lock import held
 from uedpo.runtime.ranks import folder_problems, launch_problems, rank, world_size
 from uedpo.runtime.say import say
@@ -48,6 +49,7 @@ def run(cfg: DictConfig) -> str | None:
     redact.install()
     validate(cfg)
     stop_on(launch_problems(cfg.trainer))
+    check_present(cfg.model.get("path"), cfg.model.get("revision"))
     preemption.imported()
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = list(HydraConfig.get().overrides.task)

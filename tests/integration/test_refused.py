@@ -242,7 +242,12 @@ def test_a_missing_hub_model_says_within_seconds_how_to_get_it(work, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(work / "no_cache"))
     begin = time.monotonic()
+    command(
+        work, "uedpo.run", "model=llava15_7b", "evaluation=none", "sed=1"
+    )  # what a command takes to start
+    middle = time.monotonic()
     code, err, _ = command(work, "uedpo.run", "model=llava15_7b", "evaluation=none", "hydra.run.dir=new")
+    seconds = (time.monotonic() - middle) - (middle - begin)
     assert code == 2
     path = "llava-hf/llava-1.5-7b-hf"
     assert (
@@ -250,7 +255,7 @@ def test_a_missing_hub_model_says_within_seconds_how_to_get_it(work, monkeypatch
         in err
     )
     assert "HF_HUB_OFFLINE=1" in err
-    assert time.monotonic() - begin < 30  # of a busy machine; the client alone would try for minutes
+    assert seconds < 5  # the client alone would try for minutes
     assert not (work / "new").exists()
 
 

@@ -24,7 +24,7 @@ from uedpo.model.processors import (
     untried,
 )
 from uedpo.model.quantize import Bits, quantization_config
-from uedpo.runtime.hub import how_to_get, is_hub_id, reachable
+from uedpo.runtime.hub import absent, is_hub_id, reachable
 from uedpo.runtime.progress import interactive
 from uedpo.types import BelowOne, LayerPattern, PositiveFloat, PositiveInt
 
@@ -224,9 +224,10 @@ class HFModel:
     def _loading(self, what: str) -> Iterator[Path]:
         """The folder to read from; one line for whatever the libraries say of a model that does not load."""
         remote = not self.path.startswith(SHIPPED) and is_hub_id(self.path)
-        missing = remote and not reachable()
+        missing, arrived = remote and not reachable(), False
         try:
             folder = self.folder(weights=what == "weights")
+            arrived = True
             with alone():
                 yield folder
         except InputError as error:
@@ -243,9 +244,11 @@ class HFModel:
                 raise
             reason = " ".join(str(error).split())[:300]
             if missing:
+                raise InputError(f"{absent(self.path, self.revision)} ({what}: {reason[:150]})") from None
+            if remote and isinstance(error, OSError) and not arrived:
                 raise InputError(
-                    f"model.path={self.path}: is not on this machine, and the hub does not answer: "
-                    f"{how_to_get(self.path, self.revision)} ({what}: {reason[:150]})"
+                    f"model.path={self.path}: the hub does not give it ({reason[:200]}); correct the name or "
+                    "the revision, log in with `hf auth login` where it is gated, or name a local folder"
                 ) from None
             raise InputError(
                 f"model.path={self.path}: no usable {what} ({type(error).__name__}: {reason}); "

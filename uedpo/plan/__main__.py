@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from uedpo.config.command_line import answer, compose, split
 from uedpo.errors import stop_on
 from uedpo.plan.devices import device_of
+from uedpo.runtime.hub import check_present
 
 LENGTHS = ("prompt_tokens", "response_tokens", "image_size")
 OWN = ("device", "device_gb", "device_tflops", "mfu", "rows", *LENGTHS)
@@ -101,6 +102,7 @@ def plan(cfg: DictConfig, own: Own) -> list[str]:
     Raises:
         InputError: model or data cannot be used, or not be read here.
     """
+    check_present(cfg.model.get("path"), cfg.model.get("revision"))
     from uedpo.plan.advice import advice
     from uedpo.plan.count import Setting, setting_of
     from uedpo.plan.table import flops_lines, head_lines, memory_lines

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import re
-import socket
+import ssl
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
-PATIENCE = 4.0  # seconds
+from uedpo.errors import InputError
+
+PATIENCE = 3.0  # seconds
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -26,18 +29,18 @@ def reachable() -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
-    if urllib.request.getproxies():  # it knows the way
-        return True
-    address = urlsplit(constants.ENDPOINT)
-    port = address.port or (80 if address.scheme == "http" else 443)
     answered = threading.Event()
 
     def ask() -> None:
         try:
-            socket.create_connection((str(address.hostname), port), timeout=PATIENCE).close()
+            head = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            with urllib.request.urlopen(head, timeout=PATIENCE):  # through a proxy, if there is one
+                answered.set()
+        except (urllib.error.HTTPError, ssl.SSLError):  # somebody answers
             answered.set()
-        except OSError:
-            pass
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if isinstance(getattr(error, "reason", None), ssl.SSLError):
+                answered.set()
 
     asking = threading.Thread(target=ask, daemon=True)  # a name that does not resolve has no timeout
     asking.start()
@@ -45,6 +48,27 @@ def reachable() -> bool:
     if not answered.is_set():
         constants.HF_HUB_OFFLINE = True
     return answered.is_set()
+
+
+def check_present(path: str | None, revision: str | None = None) -> None:
+    """Refuse a model of the hub that is neither here nor to be had, before anything heavy is imported.
+
+    Raises:
+        InputError: how to get it.
+    """
+    from huggingface_hub import constants
+
+    if path is None or not is_hub_id(path):
+        return
+    here = Path(constants.HF_HUB_CACHE) / f"models--{path.replace('/', '--')}" / "snapshots"
+    if not here.is_dir() and not reachable():
+        raise InputError(absent(path, revision))
+
+
+def absent(path: str, revision: str | None) -> str:
+    """What to say of a model that is not here while the hub does not answer."""
+    how = how_to_get(path, revision)
+    return f"model.path={path}: is not on this machine, and the hub does not answer: {how}"
 
 
 def how_to_get(name: str, revision: str | None, kind: str = "model") -> str:
