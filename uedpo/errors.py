@@ -12,6 +12,9 @@ _NO_MEMORY = re.compile(
 )
 
 
+ANOTHER_FOLDER = "name another folder (on the command line hydra.run.dir=DIR)"
+
+
 class InputError(ValueError):
     """Data or a model that cannot be used; the message says what, where, and the remedy."""
 
@@ -40,7 +43,13 @@ def stop_on(problems: list[str]) -> None:
 
 
 def local_path(text: str) -> Path:
-    """A path with ~ and ~name as home folders; where there is no such name, it is a file's name."""
+    """A path with ~ and ~name as home folders; where there is no such name, it is a file's name.
+
+    Raises:
+        InputError: an address.
+    """
+    if "://" in text:
+        raise InputError(f"{text[:200]}: is an address; give a path of this machine")
     return Path(os.path.expanduser(text))
 
 

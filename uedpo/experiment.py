@@ -30,7 +30,7 @@ from uedpo.config.build import (
 from uedpo.config.effective import effective_lines
 from uedpo.config.validate import validate
 from uedpo.data.spans import check_weights_are_read
-from uedpo.errors import InputError, out_of_memory, stop_on
+from uedpo.errors import ANOTHER_FOLDER, InputError, out_of_memory, stop_on
 from uedpo.logger.wandb import log_end, log_start
 from uedpo.report.page import write_report
 from uedpo.report.record import records
@@ -205,7 +205,12 @@ class Experiment:
                 self.module.policy.save_pretrained(place)
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Metrics of the trained model, as those of `evaluate_base`; writes metrics.json and a row."""
+        """Metrics of the trained model, as those of `evaluate_base`; writes metrics.json and a row.
+
+        Raises:
+            RuntimeError: before `fit`.
+        """
+        self._check_trained("evaluate")
         if not self.trainer.is_global_zero:
             return None
         measured = None if self.evaluation is None else self._measure(self.module.policy, "policy")
@@ -217,7 +222,12 @@ class Experiment:
         return self.after
 
     def report(self) -> Path | None:
-        """Trace the validation pairs that the report shows, log the end, write report.html, add the row."""
+        """Trace the validation pairs that the report shows, log the end, write report.html, add the row.
+
+        Raises:
+            RuntimeError: before `fit`.
+        """
+        self._check_trained("report")
         if not self.trainer.is_global_zero:
             return None
         files = records(
@@ -232,6 +242,10 @@ class Experiment:
         self._store()
         say(f"done in {self._seconds():.0f} s: open {page}")
         return page
+
+    def _check_trained(self, step: str) -> None:
+        if self.trainer.global_step < self.trainer.max_steps:
+            raise RuntimeError(f"{step}() is of the trained model; call fit() first")
 
     def _base_metrics(self) -> Mapping[str, Any]:
         stored = read_rows(self.results).get(key_of(self.base)) if self.results else None
@@ -293,7 +307,7 @@ def check_unfinished(folder: Path) -> None:
         InputError: another folder is needed.
     """
     if (folder / "metrics.json").is_file() and not checkpoints(folder / "checkpoints"):
-        raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
+        raise InputError(f"{folder}: holds a finished run; {ANOTHER_FOLDER}")
 
 
 def smaller(trial: Mapping[str, Any]) -> str:

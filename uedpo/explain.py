@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from uedpo.config.command_line import answer, compose, split
 from uedpo.errors import ConfigError, InputError, local_path, stop_on
-from uedpo.runtime.folders import make
+from uedpo.runtime.folders import make, output_file
 from uedpo.runtime.hub import check_present
 
 PAIR = ("image", "prompt", "chosen", "rejected")
@@ -73,8 +73,7 @@ def explain(own: dict[str, str], cfg: DictConfig, overrides: Sequence[str]) -> P
 
     quiet()
     output = local_path(own.get("output", "outputs/explain.html"))
-    if output.is_dir():
-        raise InputError(f"output={output}: is a folder; name a file in it")
+    output_file(output, "output", ".html")
     if "output" in own and not output.parent.is_dir():
         raise InputError(f"output={output}: no such folder as {output.parent}; make it, or name another")
     if cfg.threads:
@@ -107,11 +106,11 @@ def own_pair(own: dict[str, str], processor: Any) -> Any:
     from uedpo.data.texts import TextRules
     from uedpo.types import PreferencePair
 
-    path = local_path(own["image"])
     if "://" in own["image"]:
         raise InputError(
             f"image={own['image'][:200]}: is an address; nothing is fetched, store the file first"
         )
+    path = local_path(own["image"])
     if not path.exists():
         raise InputError(f"image={str(path)[:200]!r}: no such file; give the path of a picture")
     try:

@@ -74,7 +74,8 @@ def export(run: list[str], output: str | None = None, merge: bool = False) -> in
         ConfigError: a configuration that names what it must not.
     """
     if len(run) != 1:
-        raise InputError(f"{' '.join(run)}: give one directory of a run; the keys are output= and merge=")
+        given = " ".join(run) or "no run"
+        raise InputError(f"{given}: give one directory of a run; the keys are output= and merge=")
     found = read_finished(local_path(run[0]))
     source = _built(found.cfg.model)
     check_base(found, source)
@@ -108,7 +109,9 @@ def read_finished(folder: Path) -> Finished:
         ConfigError: see `export`.
     """
     if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder}: not the directory of a run (no config.yaml)")
+        raise InputError(
+            f"{folder}: not the directory of a run (no config.yaml); give the folder above adapter/"
+        )
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing and not (folder / "checkpoints").is_dir() and (folder / OWN_ROWS).is_file():
         raise InputError(

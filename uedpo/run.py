@@ -29,7 +29,16 @@ from uedpo.config.choices import conf_folder, groups
 from uedpo.config.flags import check_flags, command_line_parser, flags_first
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.config.validate import validate
-from uedpo.errors import ConfigError, GuardError, InputError, Stopped, os_line, plain_line, stop_on
+from uedpo.errors import (
+    ANOTHER_FOLDER,
+    ConfigError,
+    GuardError,
+    InputError,
+    Stopped,
+    os_line,
+    plain_line,
+    stop_on,
+)
 from uedpo.results.keys import base_config, key_of, trial_config
 from uedpo.results.runs import accept, objective
 from uedpo.results.store import OWN_ROWS, check_appendable, read_rows, write_rows
@@ -87,7 +96,7 @@ def use_stored(cfg: DictConfig, folder: Path, overrides: list[str]) -> str | Non
     stored = f"{cfg.results} has this trial (key {row['key']}, commit {row['commit']})"
     if (folder / "metrics.json").is_file():
         if row["key"] not in read_rows(folder / OWN_ROWS):
-            raise InputError(f"{folder}: holds a finished run; set another hydra.run.dir")
+            raise InputError(f"{folder}: holds a finished run; {ANOTHER_FOLDER}")
         say(f"skipped: {stored}")
         return stored
     accept(cfg, folder, overrides)

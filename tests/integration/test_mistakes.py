@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import sys
 
 import pytest
@@ -38,7 +39,7 @@ def said(place, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         before = tree(place)
         with pytest.raises(SystemExit) as stop:
-            sys.exit(importlib.import_module(module).main())
+            runpy.run_module(module, run_name="__main__")
         assert tree(place) == before
         assert stop.value.code == 2
         return capsys.readouterr().err
@@ -172,3 +173,85 @@ def test_a_place_without_pairs(place, monkeypatch, path, line):
     with pytest.raises(InputError) as error:
         read_rows(path)
     assert line in str(error.value)
+
+
+TOOLS = [
+    ("explain", "output=run/config.yaml", "output=run/config.yaml: is a file of another kind; name"),
+    ("explain", "output=run/report.html", "output=run/report.html: is a file of another kind"),
+    ("explain", "output=run", "output=run: is a folder; name a file"),
+    ("explain", "image=https://a.b/c.jpg prompt=a chosen=b rejected=c", "is an address; nothing is fetched"),
+    ("explain", "adapter=run", "run: no adapter_model.safetensors; name adapter/ of a run"),
+    ("export", "output=x", "no run: give one directory of a run"),
+    ("export", "pictures", "pictures: not the directory of a run (no config.yaml)"),
+    ("export", "run merge=perhaps", "merge='perhaps': must be true or false"),
+    ("export", "s3://bucket/x", "s3://bucket/x: is an address; give a path of this machine"),
+    ("export", "run output=", "output: is empty; give a value, or leave it out"),
+    ("report", "run run", "run run: give one directory of a run, and nothing else"),
+    ("report", "pictures", "pictures: no config.yaml; give the directory of a run"),
+    ("dashboard", "entity=", "entity: is empty"),
+    ("microworld.build", "pairs --assets rows.jsonl", "rows.jsonl: File exists"),
+    ("microworld.build", "pairs --assets empty", "--assets empty: no micro_llava"),
+    (
+        "evaluation.score", "benchmark=pope answers=rows.jsonl assets=rows.jsonl output=run/config.yaml",
+        "output=run/config.yaml: is there, and is no report of scores; name a new file",
+    ),
+    ("evaluation.table", "run/report.html", "run/report.html: not JSON"),
+    ("plan", "device=h200", "device=h200: unknown; must be one of h100"),
+    ("check", "rows.jsonl", "rows.jsonl: cannot be read; write key=value"),
+    ("results.rekey", "pictures", "pictures: no such file; give files that results= wrote"),
+    ("compare", "pictures", "pictures: no finished run in it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "arguments", "line"), TOOLS)
+def test_a_wrong_argument_of_a_tool(said, module, arguments, line):
+    assert line in said(f"uedpo.{module}", *arguments.split())
+
+
+def test_a_model_that_is_none(place, monkeypatch):
+    from uedpo.errors import InputError
+    from uedpo.model.hf import SHIPPED, HFModel, lora
+
+    monkeypatch.chdir(place)
+    for path, line in (
+        (
+            "run/adapter",
+            "run/adapter is an adapter, not a model; `python -m uedpo.export RUN_DIR",
+        ),
+        ("empty", "empty: no config.json; name the folder that holds the files of the model"),
+        ("rows.jsonl", "rows.jsonl is a file; name the folder of the model"),
+    ):
+        with pytest.raises(InputError) as error:
+            HFModel(path).processor()
+        assert line in str(error.value)
+    for pattern in ("q_proj", "(", ".*vision.*"):
+        source = HFModel(f"{SHIPPED}micro_llava", lora=lora(target_modules=pattern))
+        if pattern != ".*vision.*":
+            with pytest.raises(InputError, match=r"target_modules=.*: matches no layer of the model"):
+                source.check(source.processor(), source.config())
+        else:
+            source.check(source.processor(), source.config())
+
+
+def test_a_name_that_wandb_does_not_take(tmp_path, monkeypatch):
+    from uedpo.errors import InputError
+    from uedpo.logger.wandb import WandbRun
+
+    monkeypatch.setattr("uedpo.logger.wandb._keep_media_in", lambda _: None)
+    with pytest.raises(InputError, match=r"logger.wandb: Invalid project name 'a/b"):
+        WandbRun(str(tmp_path), project="a/b?", mode="offline")
+    assert not any(tmp_path.iterdir())
+
+
+def test_from_python_the_words_are_those_of_python(place, tmp_path):
+    from uedpo import Experiment, compose
+    from uedpo.errors import InputError
+
+    cfg = compose(["trainer.max_steps=1", "data.train.num_pairs=2", "data.val.num_pairs=2", "threads=1"])
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds a finished run; name another folder \(on the command line"):
+        Experiment.from_config(cfg, tmp_path)
+    experiment = Experiment.from_config(cfg, tmp_path / "new")
+    for step in (experiment.evaluate, experiment.report):
+        with pytest.raises(RuntimeError, match="is of the trained model; call fit"):
+            step()

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
-from uedpo.errors import InputError
+from uedpo.errors import ANOTHER_FOLDER, InputError
 from uedpo.results.keys import differing, flat, without_modules
 from uedpo.runtime.atomic import replace
 from uedpo.runtime.say import say
@@ -110,14 +110,14 @@ class VerifiedIO(CheckpointIO):
             a, b = flat(there), flat(here)
             listed = ", ".join(f"{k} ({a.get(k, 'absent')} there, {b.get(k, 'absent')} here)" for k in other)
             raise InputError(
-                f"{path}: of another configuration: {listed}; set these as they were, or start anew with "
-                "another hydra.run.dir"
+                f"{path}: of another configuration: {listed}; set these as they were, or start anew: "
+                f"{ANOTHER_FOLDER}"
             )
         if about["data"] != self.identity.data:
             theirs, ours = about["data"][:12], self.identity.data[:12]
             raise InputError(
                 f"{path}: of another data set: data hash {theirs} there, {ours} here; bring the data back, "
-                "or start anew with another hydra.run.dir"
+                f"or start anew: {ANOTHER_FOLDER}"
             )
 
 
@@ -138,8 +138,8 @@ def choose(resume: str | None, folder: Path, io: VerifiedIO) -> Path | None:
             return Path(resume).resolve()
         if found:
             raise InputError(
-                f"{folder}: holds checkpoints of an earlier run; add resume=auto to continue it, or set "
-                "another hydra.run.dir"
+                f"{folder}: holds checkpoints of an earlier run; add resume=auto to continue it, or "
+                f"{ANOTHER_FOLDER}"
             )
         return None
     damaged = None

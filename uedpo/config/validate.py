@@ -200,6 +200,7 @@ def _value(path: str, value: Any, annotation: Any) -> Iterator[str]:
         adapter.validate_python(value)
     except ValidationError as error:
         wanted = " or ".join(dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in error.errors()))
+        wanted = wanted.replace("a valid boolean", "true or false")
         extra = "; macOS runs on cpu, mps has no tests here" if value == "mps" else ""
         yield f"{path}={value!r}: must be {wanted}{_range(annotation)}{extra}"
 

@@ -45,10 +45,13 @@ def parse(function: Callable[..., int], arguments: Sequence[str], bare: str | No
             problems.append(f"{key}: given twice; keep one")
         else:
             values[key] = None
+            if not text.strip():
+                problems.append(f"{key}: is empty; give a value, or leave it out")
+                continue
             try:
                 values[key] = _value(hints[key], text)
             except ValidationError as error:
-                wanted = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in error.errors())
+                wanted = dict.fromkeys(_wanted(e["msg"]) for e in error.errors())
                 problems.append(f"{key}={text!r}: must be {' or '.join(wanted)}")
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in values:
@@ -56,6 +59,12 @@ def parse(function: Callable[..., int], arguments: Sequence[str], bare: str | No
     if problems:
         raise ConfigError("; ".join(problems))
     return values
+
+
+def _wanted(message: str) -> str:
+    """What pydantic asks for."""
+    wanted = message.removeprefix("Input should be ")
+    return "true or false" if wanted.startswith("a valid boolean") else wanted
 
 
 def _value(annotation: Any, text: str) -> Any:
@@ -92,5 +101,5 @@ def usage(function: Callable[..., int]) -> str:
     lines = []
     for name, parameter in inspect.signature(function).parameters.items():
         default = "required" if parameter.default is parameter.empty else f"default {parameter.default}"
-        lines.append(f"  {name:16}{default:22}{parameter.annotation}")
+        lines.append(f"  {name:16}{default:30}{parameter.annotation}")
     return "\n".join(lines)

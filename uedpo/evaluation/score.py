@@ -25,6 +25,7 @@ from uedpo.evaluation.official.outcome import MissingAsset, Mode, Scored, Undefi
 from uedpo.evaluation.official.reading import Sources
 from uedpo.runtime.atomic import replace
 from uedpo.runtime.say import say
+from uedpo.runtime.small_json import read_object
 
 # recording -> benchmarks that read it
 RECORDINGS = {
@@ -108,9 +109,20 @@ def _path_problems(given: dict[str, str]) -> list[str]:
             problems.append(f"assets={path}: no such file; for pope it is the label file itself")
         elif given.get("benchmark") != "pope" and not path.is_dir():
             problems.append(f"assets={path}: no such folder")
-    if given.get("output") and local_path(given["output"]).is_dir():
-        problems.append(f"output={given['output']}: is a folder; name a file")
+    if given.get("output"):
+        path = local_path(given["output"])
+        if path.is_dir():
+            problems.append(f"output={path}: is a folder; name a file")
+        elif path.is_file() and not _is_report(path):
+            problems.append(f"output={path}: is there, and is no report of scores; name a new file")
     return problems
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return {"benchmark", "metrics"} <= read_object(path).keys()
+    except InputError:
+        return False
 
 
 def make_report(settings: Settings) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from uedpo.errors import InputError, local_path
 from uedpo.evaluation.options import command
 from uedpo.evaluation.questions import read_text
+from uedpo.runtime.folders import output_file
 from uedpo.runtime.say import say
 from uedpo.runtime.small_json import loads
 
@@ -231,12 +232,16 @@ def write_tables(reports: list[str], output: str | None = None, html: str | None
         raise InputError("no report given; write table REPORT.json ...")
     tables = [headline_table(runs), metric_table(runs)]
     text = markdown(tables)
+    wanted = (("output", output, ".md", text), ("html", html, ".html", page(tables)))
+    places = [
+        (output_file(local_path(target), key, suffix), content)
+        for key, target, suffix, content in wanted
+        if target is not None
+    ]
     say(text, end="")
-    for target, content in ((output, text), (html, page(tables))):
-        if target is not None:
-            path = local_path(target)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
+    for path, content in places:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
     return 0
 
 

@@ -66,6 +66,7 @@ class WandbRun(WandbLogger):
         tags: Sequence[str] = (),
         mode: Literal["auto", "online", "offline"] = "auto",
     ) -> None:
+        _check_settings(project=project, entity=entity, run_name=name, run_group=group)
         offline = mode == "offline"
         reason = None if offline else unreachable()
         if reason and mode == "online":
@@ -121,6 +122,22 @@ class WandbRun(WandbLogger):
             if self._wandb_init["mode"] == "online":
                 say(f"W&B: {run.url}")
         return run
+
+
+def _check_settings(**given: str | None) -> None:
+    """Refuse what W&B would refuse once the run has begun.
+
+    Raises:
+        InputError: a name that it does not take.
+    """
+    import wandb
+
+    settings: Any = wandb.Settings
+    try:
+        settings(**{key: value for key, value in given.items() if value is not None})
+    except Exception as error:  # UsageError, or pydantic's
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise InputError(f"logger.wandb: {' '.join(' '.join(lines).split())[:300]}; name another") from None
 
 
 def unreachable() -> str | None:

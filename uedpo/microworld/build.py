@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from uedpo.errors import InputError, os_line
 from uedpo.microworld.grammar import PROMPTS, caption
 from uedpo.microworld.pairs import correct, is_well_formed
 from uedpo.microworld.scene import Scene, make_scene, render
 from uedpo.microworld.truth import read
+from uedpo.runtime.say import say
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MODEL = ASSETS / "micro_llava"
@@ -99,11 +101,20 @@ def main() -> None:
         parser.print_help()
         sys.exit(2)
     options = parser.parse_args()
-    options.assets.mkdir(parents=True, exist_ok=True)
+    model = options.assets / MODEL.name
+    try:
+        options.assets.mkdir(parents=True, exist_ok=True)
+        if "model" not in options.what and not (model / "config.json").is_file():
+            raise InputError(
+                f"--assets {options.assets}: no {MODEL.name} to make pairs with; build model pairs"
+            )
+    except (InputError, OSError) as error:
+        say(os_line(error) if isinstance(error, OSError) else error, file=sys.stderr)
+        sys.exit(2)
     if "model" in options.what:
-        build_model(options.assets / MODEL.name)
+        build_model(model)
     if "pairs" in options.what:
-        build_pairs(options.assets / MODEL.name, options.assets / PAIRS.name)
+        build_pairs(model, options.assets / PAIRS.name)
 
 
 if __name__ == "__main__":

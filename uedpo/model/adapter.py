@@ -83,7 +83,8 @@ def read_options(folder: Path) -> dict[str, Any]:
     path, file = folder / CONFIG, folder / WEIGHTS
     if not file.is_file():
         pickled = pickled_weights(folder)
-        remedy = f"{pickled[0]} is a pickle, which can run code: convert it" if pickled else "give its folder"
+        there = folder / "adapter" if (folder / "adapter" / WEIGHTS).is_file() else "adapter/ of a run"
+        remedy = f"{pickled[0]} is a pickle, which can run code: convert it" if pickled else f"name {there}"
         raise InputError(f"{folder}: no {WEIGHTS}; {remedy}")
     check_inside(folder, (path, file))
     from peft import LoraConfig

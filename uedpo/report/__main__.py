@@ -15,6 +15,8 @@ def main() -> int:
     arguments = sys.argv[1:]
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         say(__doc__)
+        if len(arguments) > 1:
+            say(f"{' '.join(arguments)}: give one directory of a run, and nothing else", file=sys.stderr)
         return 0 if arguments in (["-h"], ["--help"]) else 2
     from uedpo.report.page import write_report
 

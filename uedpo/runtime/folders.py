@@ -8,6 +8,7 @@ from pathlib import Path
 from uedpo.errors import InputError, os_line
 from uedpo.runtime.atomic import UNWRITABLE, unwritable
 
+PAGES = ("README.md", "check.html", "report.html", "summary.md")  # which other commands write
 _made: list[Path] = []  # by this process, inner ones last
 
 
@@ -28,6 +29,19 @@ def make(folder: Path) -> None:
             else InputError(f"{os_line(error)}; name another folder")
         ) from None
     _made.extend(reversed(missing))
+
+
+def output_file(path: Path, key: str, suffix: str) -> Path:
+    """`path`, where it may be written: what is there already is nothing, or what such a command wrote.
+
+    Raises:
+        InputError: a folder, or a file of another kind.
+    """
+    if path.is_dir():
+        raise InputError(f"{key}={path}: is a folder; name a file")
+    if path.exists() and (path.suffix != suffix or path.name in PAGES):
+        raise InputError(f"{key}={path}: is a file of another kind; name a new one, as NAME{suffix}")
+    return path
 
 
 def unmake() -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from uedpo.errors import InputError
+from uedpo.errors import ANOTHER_FOLDER, InputError
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import unwritable
 from uedpo.runtime.folders import make
@@ -52,7 +52,7 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False, signed: bool 
         while not _taken(file):
             holder = f"{folder}: {_holder(folder / name)}"
             if not wait:
-                raise InputError(f"{holder}; wait for it, or set another hydra.run.dir")
+                raise InputError(f"{holder}; wait for it, or {ANOTHER_FOLDER}")
             if preemption.requested():
                 raise preemption.Preempted("waited for another process")
             if not told:

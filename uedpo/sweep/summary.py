@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from uedpo.errors import InputError
+from uedpo.errors import ANOTHER_FOLDER, InputError
 from uedpo.report.summary import best_text, table
 from uedpo.report.tables import cell
 from uedpo.results.runs import Run, choose_metric, read_run
@@ -118,7 +118,7 @@ def check_sweep_folder(folder: Path) -> None:
         InputError: another folder is needed.
     """
     if (folder / "config.yaml").is_file():
-        raise InputError(f"{folder}: is the directory of a run; set another hydra.run.dir")
+        raise InputError(f"{folder}: is the directory of a run; {ANOTHER_FOLDER}")
 
 
 def summary(
