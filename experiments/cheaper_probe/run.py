@@ -19,7 +19,6 @@ from hydra.utils import instantiate
 from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from uedpo.config.build import build_module, build_weigher
 from uedpo.config.overrides import conf_folder
@@ -28,6 +27,7 @@ from uedpo.microworld.data import MicroWorldPairs
 from uedpo.model.inputs import unwrap
 from uedpo.scoring.head import token_scores
 from uedpo.scoring.plain import score
+from uedpo.scoring.prefix_shared import ImageFeatures, computed
 from uedpo.types import PairBatch, TokenScores
 from uedpo.weights.probe import Signals, UncertaintyProbe
 
@@ -68,13 +68,14 @@ def pooled_image(model: Any, batch: PairBatch, pixels: Tensor) -> TokenScores:
     keep[~keep] = corner.flatten().repeat(len(ids))
     index = torch.stack([row.nonzero().squeeze(1) for row in keep])
     new_place = keep.cumsum(1) - 1
-    states = base.model(
-        input_ids=ids.gather(1, index),
-        attention_mask=batch.inputs["attention_mask"].gather(1, index),
-        position_ids=index,
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=[*fewer, *fewer])},
-        use_cache=False,
-    ).last_hidden_state
+    with computed(base.model, ImageFeatures([*fewer, *fewer])) as any_pixels:
+        states = base.model(
+            input_ids=ids.gather(1, index),
+            pixel_values=any_pixels,
+            attention_mask=batch.inputs["attention_mask"].gather(1, index),
+            position_ids=index,
+            use_cache=False,
+        ).last_hidden_state
     rows = torch.arange(len(ids))[:, None].expand_as(batch.mask)[batch.mask]
     places = new_place.gather(1, batch.positions)[batch.mask]
     return token_scores(base, states[rows, places], batch)

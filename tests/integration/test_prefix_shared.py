@@ -123,9 +123,8 @@ def test_a_dense_mask_gives_the_same_states():
         start = begin
     additive = torch.zeros(1, 1, total, total).masked_fill(~sees.tril(), -torch.inf)
     inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids}
-    dense = base.model(
-        **inputs, attention_mask=additive, mm_encoder_outputs={"image": features}
-    ).last_hidden_state
+    with prefix_shared.computed(base.model, features) as pixels:
+        dense = base.model(**inputs, attention_mask=additive, pixel_values=pixels).last_hidden_state
     scorer_for(model, "prefix_shared")
     shared = prefix_shared.score(model, batch, packed, features)
     assert_close(shared.hidden[batch.mask], dense[0, packed.index], 1e-5)

@@ -6,8 +6,8 @@ the frozen vision tower runs outside the language model, once for whoever scores
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,17 +92,12 @@ def attach(model: Any) -> None:
     """Switch the language model to the shared-prefix attention; generating works as before.
 
     Raises:
-        InputError: vision tower or projector are trained, or transformers is too old.
+        InputError: vision tower or projector are trained.
     """
     base = unwrap(model)
     if base.config.get_text_config()._attn_implementation == NAME:
         return
     check_config(base.config, str(base.config._attn_implementation))
-    if "mm_encoder_outputs" not in inspect.signature(base.model.forward).parameters:
-        raise InputError(
-            "scoring=prefix_shared: this version of transformers does not take image features; "
-            "upgrade transformers, or use scoring=plain"
-        )
     family = family_of(base.config)
     inside = family.language_path(base).removeprefix("model.") + "."
     for name, parameter in base.model.named_parameters():
@@ -203,12 +198,32 @@ def score(model: Any, batch: PairBatch, packed: Packed, features: ImageFeatures 
     # transformers would read restarting positions as packed documents and make a mask of its own;
     # a 4-D mask goes through untouched, and the attention ignores it
     untouched = packed.input_ids.new_zeros(1, 1, 1, 1)
-    states = base.model(
-        input_ids=packed.input_ids,
-        attention_mask=untouched,
-        position_ids=packed.position_ids,
-        mm_encoder_outputs=None if features is None else {"image": features},
-        prefix_layout=packed.layout,
-        use_cache=False,
-    ).last_hidden_state
+    with computed(base.model, features) as pixels:
+        states = base.model(
+            input_ids=packed.input_ids,
+            pixel_values=pixels,
+            attention_mask=untouched,
+            position_ids=packed.position_ids,
+            prefix_layout=packed.layout,
+            use_cache=False,
+        ).last_hidden_state
     return token_scores(base, states[0].index_select(0, packed.index), batch)
+
+
+@contextmanager
+def computed(inner: Any, features: ImageFeatures | None) -> Iterator[Tensor | None]:
+    """Inside, `inner` (the model without its head) takes `features` for what its tower makes of any pixels.
+
+    Gives the pixels to call it with. transformers has an argument for this since 5.18 only.
+    """
+    if features is None:
+        yield None
+        return
+    before = vars(inner).get("get_image_features")
+    inner.get_image_features = lambda *args, **options: features
+    try:
+        yield torch.ones(1)
+    finally:
+        del inner.get_image_features
+        if before is not None:
+            inner.get_image_features = before
