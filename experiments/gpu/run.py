@@ -25,13 +25,10 @@ BEGIN = time.monotonic()
 LIMIT = 465.0  # seconds for all parts, imports and the table included
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1])]
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["WANDB_MODE"] = "disabled"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # every part is forked from this process, which has imported all and has not touched the GPU
-with contextlib.suppress(Exception):  # the part that needs it says why it cannot
-    import trl  # noqa: F401
 import torch  # noqa: E402
 
 import uedpo.module  # noqa: E402, F401
@@ -72,6 +69,7 @@ def _work(rows: Callable[[bool], Iterator[dict[str, Any]]], rehearse: bool, send
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
     quiet()
     if rehearse:
         torch.set_num_threads(1)
@@ -81,8 +79,6 @@ def _work(rows: Callable[[bool], Iterator[dict[str, Any]]], rehearse: bool, send
     except BaseException as error:
         traceback.print_exc()
         send.send({"what": "the rest", "error": one_line(error)})
-    sys.stdout.flush()
-    sys.stderr.flush()
     send.close()
     os._exit(0)  # tearing a process with a GPU down takes seconds
 
@@ -135,6 +131,8 @@ def main() -> None:
     options = parser.parse_args()
     path = options.json or HERE.parents[1] / "build/gpu/results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(Exception):  # once for all parts; the one that needs it says why it cannot
+        import trl  # noqa: F401
     chosen = [p for p in PARTS if p.name == "machine" or not options.only or p.name in options.only]
     found = measure(chosen, options.rehearse, path)
     print(table(found))
