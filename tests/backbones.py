@@ -10,9 +10,8 @@ import torch
 import transformers as hf
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-from transformers import processing_utils
+from transformers import processing_utils, video_processing_utils
 from transformers.models.smolvlm import processing_smolvlm
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from uedpo.types import PreferencePair
 
@@ -67,10 +66,12 @@ MARKED = (
 
 
 # without torchvision transformers does not export the class that its processors check a part against
-processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
+CHECKED = processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"]
+VideoProcessor = getattr(video_processing_utils, CHECKED)
+setattr(processing_utils.transformers_module, CHECKED, VideoProcessor)
 
 
-class NoVideos(VideoProcessorMixin):
+class NoVideos(VideoProcessor):
     """In the place of the video processors, which need torchvision."""
 
     num_frames, fps = 1, 1
