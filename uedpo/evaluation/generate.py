@@ -7,9 +7,7 @@ crash and it goes on. One process a GPU with shard=0/4 ... shard=3/4, then `uedp
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +18,7 @@ from uedpo.evaluation.protocols import Benchmark, Decoding, Protocol, decoding, 
 from uedpo.evaluation.questions import DESCRIBE, Question, images_digest, load, with_suffix
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.say import say
+from uedpo.runtime.versions import versions_of
 from uedpo.types import PositiveInt
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def answer_benchmark(
         "prompts_sha256": digest([[q.id, q.prompt] for q in questions]),
         "images_sha256": images_digest(questions),
         "decoding": decode._asdict(),
-        "versions": versions("uedpo", "torch", "transformers", "peft"),
+        "versions": versions_of("uedpo", "torch", "transformers", "peft"),
         "shard": f"{index}/{of}",
     }
     path, mine = shard_path(local_path(output), index, of), questions[index::of]
@@ -195,17 +194,6 @@ def _adapter_digest(folder: Path) -> str | None:
         if not (folder / name).is_file():
             raise InputError(f"adapter={folder}: has no {name}; give the folder `adapter` of a run")
     return weights_digest(folder)
-
-
-def versions(*packages: str) -> dict[str, str | None]:
-    """Version of Python and of each package, None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def shard_path(output: Path, index: int, of: int) -> Path:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
+from importlib import import_module
 from pathlib import Path
-
-import uedpo
 
 
 @functools.cache
@@ -32,11 +31,11 @@ def _git(root: Path, *command: str) -> str:
 
 def versions() -> dict[str, str | None]:
     """What else decides the bits of a run."""
-    import peft
-    import pytorch_lightning
-    import torch
-    import transformers
+    packages = ("uedpo", "torch", "pytorch_lightning", "transformers", "peft")
+    return {**versions_of(*packages), "commit": code_version()}
 
-    packages = (uedpo, torch, pytorch_lightning, transformers, peft)
-    found: dict[str, str | None] = {p.__name__: str(p.__version__) for p in packages}
-    return found | {"python": platform.python_version(), "commit": code_version()}
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Version of each package as it says itself, build included (2.11.0+cu130), and of Python."""
+    found = {name: str(import_module(name).__version__) for name in packages}
+    return found | {"python": platform.python_version()}
