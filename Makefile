@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-fast test-slow axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
+.PHONY: help setup demo gpu test test-fast test-slow versions axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -20,6 +20,9 @@ setup: .venv/ready  ## make .venv from the lock file
 demo: setup  ## train UE-DPO on the micro-world and write the report (minutes, CPU)
 	$(BIN)/python -m uedpo.run
 
+gpu: setup  ## check and measure on one GPU (at most 8 minutes; experiments/gpu/README.md)
+	$(BIN)/python experiments/gpu/run.py
+
 # a file stays on one worker, with its fixtures; files start in the order of tests/conftest.py
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -32,6 +35,21 @@ test-fast: setup  ## run the unit tests, which train nothing and start nothing (
 
 test-slow: setup  ## run what `make test` leaves to CI
 	$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu'
+
+# the lock with other versions of some packages, in an environment of its own
+WITH ?= torch==2.8.0 torchvision==0.23.0 transformers==5.17.0
+TESTS ?= tests
+OTHER := build/versions/$(subst $() ,_,$(strip $(WITH)))
+
+versions: $(OTHER)/ready  ## run the tests with other versions: make versions WITH="torch==2.11.0 ..."
+	$(OTHER)/bin/python -m pytest $(PARALLEL) $(TESTS)
+
+$(OTHER)/ready: requirements.lock
+	$(PYTHON) -m venv --clear $(OTHER)
+	$(OTHER)/bin/pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(OTHER)/bin/pip install --quiet $(WITH) --editable .
+	$(OTHER)/bin/pip check
+	@touch $@
 
 AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
