@@ -6,7 +6,8 @@ tokens, V vocabulary, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from annotated_types import Ge, Gt, Interval, Le
 if TYPE_CHECKING:  # validation needs the ranges below, and no torch
     import torch
     from torch import Tensor
+
+    from uedpo.layout import Layout
 
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
 BelowOne = Annotated[float, Interval(ge=0.0, lt=1.0)]
@@ -109,6 +112,7 @@ class PairBatch:
         prefix_lengths, response_lengths: tokens before each of the 2B responses, and in it; left out, read
             from `positions` and `mask`. Numbers of the host: reading a device would wait for it.
         normalisation: that the processor put pixels in [0, 1] through; None where it does not say.
+        layout: where responses lie, see `uedpo.layout`; made with the batch.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
@@ -131,13 +135,31 @@ class PairBatch:
     response_lengths: list[int] = field(default_factory=list)
     normalisation: Normalisation | None = None
 
+    layout: Layout = field(init=False)
+    _host: PairBatch | None = field(default=None, init=False, repr=False)
+
     def __post_init__(self) -> None:
+        from uedpo.layout import lay_out
+
         if not self.prefix_lengths:
             self.prefix_lengths = (self.positions[:, 0] + 1).tolist()
             self.response_lengths = self.mask.sum(1).tolist()
         if not self.images:
             for i, has_image in enumerate(self.has_image.tolist() * self.num_responses):
                 self.images.append((i % len(self.ids),) if has_image else ())
+        self.layout = lay_out(
+            self.inputs["input_ids"], self.tokens, self.mask, self.positions,
+            self.prefix_lengths, self.response_lengths, self._sharing(),
+        )  # fmt: skip
+
+    def _sharing(self) -> list[list[int]]:
+        """Rows that share a prompt and its images: all of a pair, or fewer where images differ, or the first
+        token of a response swallows the end of its prompt."""
+        groups: dict[tuple[int, tuple[int, ...], int], list[int]] = {}
+        for i in range(len(self.ids)):
+            for row in range(i, len(self.images), len(self.ids)):
+                groups.setdefault((i, self.images[row], self.prefix_lengths[row]), []).append(row)
+        return list(groups.values())
 
     @property
     def num_responses(self) -> int:
@@ -160,26 +182,40 @@ class PairBatch:
                 names[entry] = f"{name}#{number + 1}" if number else name
         return names
 
+    @property
+    def host(self) -> PairBatch:
+        """The batch as the collator made it: whoever needs a number reads it there, and not from a GPU."""
+        return self if self._host is None else self._host
+
+    def of_responses(self, values: Tensor) -> tuple[Tensor, ...]:
+        """The entries of [2B, T] on response tokens, row after row: ([n of chosen], [n of rejected])."""
+        half = len(self.response_lengths) // 2
+        sizes = [sum(self.response_lengths[:half]), sum(self.response_lengths[half:])]
+        found: tuple[Tensor, ...] = values.flatten().index_select(0, self.layout.at).split(sizes)
+        return found
+
     def to(self, device: torch.device | str) -> PairBatch:
-        return PairBatch(
-            self.ids,
-            {k: v.to(device) for k, v in self.inputs.items()},
-            None if self.pixel_values is None else self.pixel_values.to(device),
-            self.has_image.to(device),
-            self.tokens.to(device),
-            self.mask.to(device),
-            self.positions.to(device),
-            {k: v.to(device) for k, v in self.image_inputs.items()},
-            self.pixel_lengths,
-            None if self.similarity is None else self.similarity.to(device),
-            self.patch_shape,
-            self.images,
-            None if self.token_weights is None else self.token_weights.to(device),
-            None if self.sample_weights is None else self.sample_weights.to(device),
-            self.prefix_lengths,
-            self.response_lengths,
-            self.normalisation,
-        )
+        """The same on `device`, with this one as its `host`."""
+        from uedpo.layout import to_device
+
+        made = self._each(lambda tensor: to_device(tensor, device))
+        made._host = self.host
+        return made
+
+    def pin_memory(self) -> PairBatch:
+        """In memory from which a GPU can take it while the host goes on; torch's loader asks for it."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
+        made = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                setattr(made, name, {k: change(v) for k, v in value.items()})
+            elif name == "layout":
+                made.layout = value.each(change)
+            elif hasattr(value, "untyped_storage"):  # a tensor
+                setattr(made, name, change(value))
+        return made
 
 
 @dataclass

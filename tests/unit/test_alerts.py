@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from uedpo.callbacks.alerts import Alerts, Step, correlation, measure
+from uedpo.callbacks.alerts import Alerts, Step, correlation, measure, spread
+from uedpo.weights.probe import UncertaintyProbe, WeighedBatch
 
 
 def healthy(n):
@@ -59,15 +60,36 @@ def test_an_alert_is_said_once(capsys):
     assert capsys.readouterr().out == "WARNING at step 5: a: b\n"
 
 
-def test_measure_takes_chosen_and_rejected_of_masked_rows():
-    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]]).bool()
-    policy = torch.where(mask, torch.tensor([[-1.0], [-2.0], [-3.0], [-4.0]]), 0)
-    batch = SimpleNamespace(ids=["a", "b"], mask=mask)
-    step = measure(batch, policy, torch.zeros(4, 3))
+def test_measure_takes_chosen_and_rejected_and_no_further_negatives():
+    step = measure([3, 1, 2, 3, 9, 9], torch.tensor([-3.0, -2.0, -6.0, -12.0]))
     assert step.log_ratio == -5.0
     assert step.tokens == 4
     assert step.margins.tolist() == [3.0, 10.0]
     assert step.lengths.tolist() == [1.0, -2.0]
+
+
+def test_spread_is_of_response_tokens_that_do_not_weigh_1():
+    mask = torch.tensor([[True, True, True, False]])
+    assert spread(mask, torch.tensor([[1.0, 1.25, 1.5, 9.0]])) == 0.25
+    assert spread(mask, torch.ones(1, 4)) == 0
+
+
+def test_the_micro_batches_of_a_step_are_read_together():
+    """With two pairs and one negative more, of which nothing is said."""
+    alerts = Alerts(window=2)
+    probe = UncertaintyProbe(alpha=0.3)
+    trainer = SimpleNamespace(
+        is_global_zero=True, accumulate_grad_batches=2, callbacks=[probe], loggers=[], global_step=0
+    )
+    batch = SimpleNamespace(ids=["a", "b"], response_lengths=[3, 1, 2, 3, 9, 9])
+    mask, weights = torch.ones(4, 2).bool(), torch.tensor([[1.0, 1.2]] * 4)
+    probe.last = WeighedBatch(0, mask, None, weights)
+    module = SimpleNamespace(last_logps=(torch.full((6, 2), -2.0), torch.full((6, 2), -1.0)))
+    for i in range(2):
+        assert not alerts.steps
+        alerts.on_train_batch_end(trainer, module, None, batch, i)
+    assert [(step.log_ratio, step.tokens) for step in alerts.steps] == [(-4.0, 4)] * 2
+    assert list(alerts.spreads) == [0.0, 0.0]
 
 
 def test_correlation_is_pearsons():

@@ -51,19 +51,34 @@ class Alerts(pl.Callback):
         self.steps: deque[Step] = deque(maxlen=window)
         self.spreads: deque[float] = deque(maxlen=window)
         self.said: set[str] = set()
+        # of the micro-batches of this step: lengths of responses, numbers on the device
+        self._unread: list[tuple[list[int], Tensor]] = []
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PairBatch, batch_idx: int
     ) -> None:
         if not trainer.is_global_zero:
             return
-        self.steps.append(measure(batch, *pl_module.last_logps))
+        policy, reference = pl_module.last_logps
+        numbers = [(policy - reference)[: 2 * len(batch.ids)].sum(-1).float()]
         probe = probe_of(trainer)
         if probe is not None and probe.alpha > 0 and probe.control != "constant" and probe.last is not None:
-            moved = probe.last.weights[probe.last.mask & (probe.last.weights != 1)]
-            self.spreads.append(float(moved.max() - moved.min()) if len(moved) else 0.0)
-        for title, text in self.found().items():
-            self._say(trainer, title, text)
+            numbers.append(spread(probe.last.mask, probe.last.weights).float()[None])
+        self._unread.append((batch.response_lengths, torch.cat(numbers)))
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._read()
+            for title, text in self.found().items():
+                self._say(trainer, title, text)
+
+    def _read(self) -> None:
+        """Take in what the micro-batches of a step said, for which the host waits once."""
+        sizes = [len(numbers) for _, numbers in self._unread]
+        together = torch.cat([numbers for _, numbers in self._unread]).cpu()
+        for (lengths, _), numbers in zip(self._unread, together.split(sizes), strict=True):
+            rows = len(numbers) // 2 * 2
+            self.steps.append(measure(lengths, numbers[:rows]))
+            self.spreads.extend(numbers[rows:].tolist())
+        self._unread = []
 
     def found(self) -> dict[str, str]:
         """Title -> explanation of what the window shows."""
@@ -99,13 +114,18 @@ class Alerts(pl.Callback):
                 logger.experiment.alert(title=title, text=text)
 
 
-def measure(batch: PairBatch, policy: Tensor, reference: Tensor) -> Step:
-    """A `Step` of detached log-probs [K B, T], 0 where masked; further negatives are left out."""
-    rows = slice(2 * len(batch.ids))
-    ratios = (policy - reference)[rows].sum(-1).float().cpu()
-    tokens = batch.mask[rows].sum(-1).cpu()
-    (chosen, rejected), (long, short) = ratios.chunk(2), tokens.chunk(2)
+def measure(lengths: list[int], log_ratios: Tensor) -> Step:
+    """A `Step` of the summed log-ratios [2B] and lengths [2B] of responses; further lengths are left out."""
+    tokens = torch.tensor(lengths[: len(log_ratios)])
+    (chosen, rejected), (long, short) = log_ratios.chunk(2), tokens.chunk(2)
     return Step(float(chosen.sum()), int(long.sum()), chosen - rejected, (long - short).float())
+
+
+def spread(mask: Tensor, weights: Tensor) -> Tensor:
+    """Highest minus lowest of the weights [2B, T] that are not 1; 0 where all are."""
+    moved = mask & (weights != 1)
+    highest, lowest = (weights.masked_fill(~moved, x) for x in (-torch.inf, torch.inf))
+    return (highest.amax() - lowest.amin()).clamp(min=0)
 
 
 def correlation(x: Tensor, y: Tensor) -> float:

@@ -54,6 +54,7 @@ class Distributions(pl.Callback):
 
 def distribution(weighed: WeighedBatch) -> dict[str, Any]:
     """The line of `Distributions` for one micro-batch."""
+    weighed = weighed.on_host()
     masks = dict(zip(SIDES, weighed.mask.chunk(2), strict=True))
     weights = dict(zip(SIDES, weighed.weights.chunk(2), strict=True))
     moved = {side: masks[side] & (weights[side] != 1) for side in SIDES}
@@ -72,7 +73,7 @@ def distribution(weighed: WeighedBatch) -> dict[str, Any]:
 def _quantiles(values: Tensor) -> list[float] | None:
     if not len(values):
         return None
-    found = torch.quantile(values.float(), torch.tensor(QUANTILES, device=values.device))
+    found = torch.quantile(values.float(), torch.tensor(QUANTILES))
     return [round(q, 4) for q in found.tolist()]
 
 

@@ -41,7 +41,7 @@ class Histograms(pl.Callback):
             if isinstance(logger, WandbRun):
                 import wandb
 
-                arrays: dict[str, Any] = {name: v.cpu().numpy() for name, v in values.items()}
+                arrays: dict[str, Any] = {name: v.numpy() for name, v in values.items()}
                 histograms = {name: wandb.Histogram(v) for name, v in arrays.items()}
                 logger.experiment.log({**histograms, STEP: weighed.step})
             else:
@@ -50,7 +50,8 @@ class Histograms(pl.Callback):
 
 
 def histogram_values(weighed: WeighedBatch) -> dict[str, Tensor]:
-    """Name -> values of the response tokens of one side."""
+    """Name -> values of the response tokens of one side, on the CPU."""
+    weighed = weighed.on_host()
     values = {"weights/lambda": weighed.weights}
     if weighed.signals is not None:
         values |= {"signals/u": weighed.signals.uncertainty, "signals/delta": weighed.signals.sensitivity}

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 
 class Throughput(pl.Callback):
@@ -33,6 +34,7 @@ class Throughput(pl.Callback):
         whole = now - (self.last_end if self.last_end is not None else self.start)
         rate = len(batch.ids) * trainer.world_size / whole
         size = len(batch.ids)
-        pl_module.log("perf/pairs_per_second", rate, prog_bar=True, batch_size=size)
-        pl_module.log("perf/data_wait", 1 - (now - self.start) / whole, batch_size=size)
+        # as tensors they stay on the host: Lightning would bring numbers to the device, and wait
+        pl_module.log("perf/pairs_per_second", torch.tensor(rate), prog_bar=True, batch_size=size)
+        pl_module.log("perf/data_wait", torch.tensor(1 - (now - self.start) / whole), batch_size=size)
         self.last_end = now

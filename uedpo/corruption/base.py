@@ -34,7 +34,7 @@ def corrupt_batch(corruption: Corruption, batch: PairBatch, step: int) -> Tensor
         step,
         batch.pixel_lengths,
         batch.patch_shape,
-        batch.image_inputs.get("pixel_attention_mask"),
+        batch.host.image_inputs.get("pixel_attention_mask"),
         **more,
     )
 

@@ -11,6 +11,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from uedpo.corruption.base import Corruption, check_ids, generator_of
+from uedpo.layout import to_device
 from uedpo.types import Normalisation
 
 NUM_STEPS = 1000
@@ -35,6 +36,12 @@ def noise_scheduler(schedule: Schedule = "sigmoid") -> Any:
     start, end = _BETAS[schedule]
     scheduler: Any = DDPMScheduler
     return scheduler(num_train_timesteps=NUM_STEPS, beta_schedule=schedule, beta_start=start, beta_end=end)
+
+
+@cache
+def share_kept(schedule: Schedule, k: int) -> float:
+    """abar_k, read from the device that the scheduler is on at most once."""
+    return float(noise_scheduler(schedule).alphas_cumprod[k])
 
 
 def sample_noise(shape: Sequence[int], sample_id: str, *, seed: int, step: int) -> Tensor:
@@ -67,7 +74,7 @@ def corrupt(
             the noise does not depend on it.
         patch_shape: see `PairBatch`; the copies of a frame get the same noise, or the model, which sums
             over them, would see less of it.
-        pixel_mask: [B, tiles, H, W], 0 on pixels that are padding and get no noise.
+        pixel_mask: [B, tiles, H, W] on the CPU, 0 on pixels that are padding and get no noise.
         normalisation: mean and standard deviation of each channel. Given, it is the pixels in [0, 1] that are
             diffused (and not clipped), and normalised afterwards; None diffuses the normalised ones.
 
@@ -86,13 +93,13 @@ def corrupt(
         shape = [size, *pixel_values.shape[2:]]
         noise[row, :size] = _patch_noise(shape, patch_shape, sample_id, seed, step)
         if normalisation is not None:
-            kept = float(noise_scheduler(schedule).alphas_cumprod[k])
+            kept = share_kept(schedule, k)
             noise[row, :size] = _before_normalising(noise[row, :size], normalisation, patch_shape, kept)
     if pixel_mask is not None:
-        noise *= pixel_mask.to(noise.device)[:, :, None]
+        noise *= pixel_mask[:, :, None]
     steps = torch.full((len(sample_ids),), k, device=pixel_values.device)
     clear = pixel_values.float()
-    noisy: Tensor = noise_scheduler(schedule).add_noise(clear, noise.to(clear.device), steps)
+    noisy: Tensor = noise_scheduler(schedule).add_noise(clear, to_device(noise, clear.device), steps)
     return noisy.to(pixel_values.dtype)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from uedpo.corruption.base import Corruption
+from uedpo.layout import to_device
 from uedpo.types import PositiveFloat, PositiveInt
 
 Share = Annotated[float, Gt(0.0), Le(1.0)]
@@ -72,7 +73,7 @@ class Mask(Corruption):
         hidden = torch.zeros(rows * columns, dtype=torch.bool)
         hidden[order[: max(1, round(self.share * len(order)))]] = True
         blocks = hidden.reshape(rows, columns).repeat_interleave(self.size, 0)
-        cells = blocks.repeat_interleave(self.size, 1)[:height, :width].to(image.device)
+        cells = to_device(blocks.repeat_interleave(self.size, 1)[:height, :width], image.device)
         return torch.where(cells, image.float().mean().to(image.dtype), image)
 
 

@@ -202,6 +202,7 @@ class PairDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             generator=torch.Generator().manual_seed(self.seed),
             worker_init_fn=_leave_signals_to_the_run,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             **options,
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.layout import to_device
 from uedpo.model.families import family_of
 from uedpo.types import PairBatch
 
@@ -23,9 +24,11 @@ def image_inputs(
     """Pixels and their side tensors as the model takes them, of the entries `shown`, in that order."""
     if pixels is None or not shown:
         return {}
-    index = torch.tensor(shown, device=pixels.device)
+    sides = batch.image_inputs
+    if list(shown) != list(range(len(pixels))):
+        index = to_device(torch.tensor(shown), pixels.device)
+        pixels, sides = pixels[index], {name: value[index] for name, value in sides.items()}
     # base.dtype is that of the first floating-point weight: quantised ones are bytes
-    pixels = pixels[index].to(base.dtype)
-    sides = {name: value[index] for name, value in batch.image_inputs.items()}
+    pixels = pixels.to(base.dtype)
     lengths = None if batch.pixel_lengths is None else [batch.pixel_lengths[n] for n in shown]
     return family_of(base.config).model_inputs(pixels, lengths, sides)

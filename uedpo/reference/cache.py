@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from uedpo.errors import InputError, local_path
+from uedpo.layout import to_device
 from uedpo.reference.key import Content, Contents, key_of_row, token_hashes, undecoded
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import replace
@@ -140,8 +141,9 @@ class ReferenceCache:
                     f"{REMEDY}"
                 )
         values = torch.cat([row.logps[k] for k in range(batch.num_responses) for row in rows])
-        mask = batch.mask
-        return values.new_zeros(mask.shape, device=mask.device).masked_scatter(mask, values.to(mask.device))
+        mask = batch.host.mask
+        stored = values.new_zeros(mask.shape).masked_scatter(mask, values)
+        return to_device(stored, batch.mask.device)
 
     def _key(self, part: str, name: str) -> str:
         return key_of_row(part, self.data.collate.negatives, name)
@@ -236,7 +238,7 @@ class ReferenceCache:
             self._write(pending)
 
     def _as_stored(self, part: str, batch: PairBatch, logps: Tensor) -> dict[str, Stored]:
-        lengths, hashes, found = batch.mask.sum(1).tolist(), token_hashes(batch), {}
+        lengths, hashes, found = batch.response_lengths, token_hashes(batch), {}
         for i, name in enumerate(batch.ids):
             key = self._key(part, name)
             own = range(i, len(lengths), len(batch.ids))

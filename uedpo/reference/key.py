@@ -137,9 +137,8 @@ class Contents:
 
 def token_hashes(batch: PairBatch) -> list[str]:
     """Of each pair, a hash of the ids of all its rows and of how many of them are response."""
-    ids = batch.inputs["input_ids"].cpu().to(torch.int64)
-    lengths = batch.inputs["attention_mask"].sum(1).tolist()
-    responses = batch.mask.sum(1).tolist()
+    inputs, responses = batch.host.inputs, batch.response_lengths
+    ids, lengths = inputs["input_ids"].to(torch.int64), inputs["attention_mask"].sum(1).tolist()
     found = []
     for i in range(len(batch.ids)):
         digest = hashlib.sha256()

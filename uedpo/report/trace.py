@@ -12,7 +12,7 @@ from PIL import Image
 from uedpo.data.collate import PairCollator
 from uedpo.report.pictures import picture_url
 from uedpo.types import PairBatch, PreferencePair, TokenScores
-from uedpo.weights.probe import UncertaintyProbe
+from uedpo.weights.probe import Signals, UncertaintyProbe
 
 # (batch, pixels or None for the batch's own) -> scores
 Score = Callable[..., TokenScores]
@@ -61,16 +61,17 @@ def _tokens(
     score: Score, batch: PairBatch, corrupted: Any, probe: UncertaintyProbe | None, processor: Any
 ) -> list[list[dict[str, Any]]]:
     clear = score(batch)
-    signals = None
+    logps, host, signals = clear.logps.cpu(), batch.host, None
     if probe is not None and corrupted is not None:
-        signals = probe.signals(batch, clear, score(batch, corrupted))
+        found = probe.signals(batch, clear, score(batch, corrupted))
+        signals = Signals(*(values.cpu() for values in vars(found).values()))
     rows = []
-    for row in range(len(batch.tokens)):
-        keep = batch.mask[row]
-        ids = batch.tokens[row][keep].tolist()
+    for row in range(len(host.tokens)):
+        keep = host.mask[row]
+        ids = host.tokens[row][keep].tolist()
         tokens = [
             {"text": processor.tokenizer.decode([token]), "logp": round(logp, 4)}
-            for token, logp in zip(ids, clear.logps[row][keep].tolist(), strict=True)
+            for token, logp in zip(ids, logps[row][keep].tolist(), strict=True)
         ]
         if signals is not None:
             u, delta, weight, chosen = (

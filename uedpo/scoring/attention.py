@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from uedpo.layout import to_device
 from uedpo.scoring.varlen import HALF, Kernel, branch, compute_dtype, kernel
 
 NAME = "shared_prefix"
@@ -60,7 +61,7 @@ class PrefixLayout:
         """Cumulative query and key lengths of all pieces, int32, each with a leading 0."""
         if self._offsets is None:
             both = torch.tensor([[0, *self.pieces], [0, *self.key_lengths]], dtype=torch.int64)
-            queries, keys = both.cumsum(1).to(device, torch.int32)
+            queries, keys = to_device(both.cumsum(1).to(torch.int32), device)
             self._offsets = queries, keys
         return self._offsets
 

@@ -76,7 +76,7 @@ class FeatureCache:
         return [known[n] if n in known else self._read(names[n], device) for n in shown]
 
     def _name(self, batch: PairBatch, entry: int) -> Path:
-        pixels, sides = image_of(batch, entry)
+        pixels, sides = image_of(batch.host, entry)
         digest = hashlib.sha256(f"{self._tower} {pixels.dtype} {tuple(pixels.shape)}".encode())
         for value in (pixels, *(sides[k] for k in sorted(sides))):
             digest.update(_bytes(value))

@@ -22,7 +22,7 @@ def token_scores(model: Any, hidden: Tensor, batch: PairBatch) -> TokenScores:
 
     Args:
         model: the image-text-to-text model itself, not a PEFT wrapper of it.
-        hidden: last hidden states [N, H], in the order of `batch.tokens[batch.mask]`.
+        hidden: last hidden states [N, H], in the order of `batch.layout.at`.
         batch: rows of responses, N tokens in all.
 
     Raises:
@@ -34,18 +34,16 @@ def token_scores(model: Any, hidden: Tensor, batch: PairBatch) -> TokenScores:
             f"the language head is a {type(head).__name__}: scoring needs a plain Linear; "
             "take lm_head out of model.lora.target_modules"
         )
-    logps, target, argmax, entropy = head_scores(
-        hidden, head.weight, getattr(head, "bias", None), batch.tokens[batch.mask]
-    )
-    mask = batch.mask
-    states = hidden.new_zeros(*mask.shape, hidden.shape[-1]).detach()
-    states[mask] = hidden.detach()
+    at, shape = batch.layout.at, batch.mask.shape
+    tokens = batch.tokens.flatten().index_select(0, at)
+    scores = head_scores(hidden, head.weight, getattr(head, "bias", None), tokens)
+    logps, target, argmax, entropy = (_spread(values, at, shape) for values in scores)
     return TokenScores(
-        logps=_spread(logps, mask),
-        target_logits=_spread(target, mask),
-        argmax=_spread(argmax, mask),
-        entropy=_spread(entropy, mask),
-        hidden=states,
+        logps=logps,
+        target_logits=target,
+        argmax=argmax,
+        entropy=entropy,
+        hidden=_spread(hidden.detach(), at, shape),
         head=(head.weight.detach(), None if head.bias is None else head.bias.detach()),
     )
 
@@ -136,6 +134,7 @@ def rows_at_once(weight: Tensor) -> int:
     return max(1, CHUNK_ELEMENTS // weight.shape[0])
 
 
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """[N] -> [rows, T], 0 where masked."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+def _spread(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
+    """[N, ...] -> [rows, T, ...], 0 where masked."""
+    rest = values.shape[1:]
+    return values.new_zeros(shape.numel(), *rest).index_copy(0, at, values).view(*shape, *rest)

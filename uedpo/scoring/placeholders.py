@@ -32,7 +32,7 @@ def check_placeholders(
     token = getattr(config, "image_token_id", None)
     if token is None:
         return
-    counts = (batch.inputs["input_ids"] == token).sum(1).tolist()
+    counts = (batch.host.inputs["input_ids"] == token).sum(1).tolist()
     measured = {} if measured is None else measured
     for row, entries in enumerate(batch.images):
         numbers = [_wanted(batch, entry, config, base, measured) for entry in entries]
@@ -58,7 +58,7 @@ def image_of(batch: PairBatch, entry: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 def _wanted(batch: PairBatch, entry: int, config: Any, base: Any, measured: Measured) -> int | None:
     family = family_of(config)
-    pixels, sides = image_of(batch, entry)
+    pixels, sides = image_of(batch.host, entry)
     known = family.image_tokens(config, pixels.shape, sides)
     if known is not None or base is None or not hasattr(base.model, "get_image_features"):
         return known
@@ -66,6 +66,7 @@ def _wanted(batch: PairBatch, entry: int, config: Any, base: Any, measured: Meas
     key = (tuple(pixels.shape), str(small))
     if key not in measured:
         length = None if batch.pixel_lengths is None else [len(pixels)]
+        pixels, sides = image_of(batch, entry)
         measured[key] = num_features(base, family, pixels, length, sides)
     return measured[key]
 

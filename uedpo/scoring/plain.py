@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from uedpo.model.inputs import image_inputs, unwrap
@@ -24,5 +23,4 @@ def score(model: Any, batch: PairBatch, pixel_values: Tensor | None = None) -> T
     shown = [entry for row in batch.images for entry in row]
     images = image_inputs(base, batch, batch.pixel_values if pixel_values is None else pixel_values, shown)
     states = base.model(**batch.inputs, **images, use_cache=False).last_hidden_state
-    rows = torch.arange(len(states), device=states.device)[:, None].expand_as(batch.mask)[batch.mask]
-    return token_scores(base, states[rows, batch.positions[batch.mask]], batch)
+    return token_scores(base, states.flatten(0, 1).index_select(0, batch.layout.predictors), batch)

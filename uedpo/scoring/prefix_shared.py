@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from uedpo.errors import InputError
+from uedpo.layout import flat_positions, to_device
 from uedpo.model.families import family_of
 from uedpo.model.inputs import image_inputs, unwrap
 from uedpo.scoring.attention import NAME, PrefixLayout
@@ -51,12 +52,14 @@ class Packed:
         position_ids: [1, S], or [3, 1, S] where positions have three axes.
         layout: where prefixes and responses (each without its last token) lie.
         index: [N], the state that predicts each response token, in the order of the batch's mask.
+        images: where the features of images go.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     layout: PrefixLayout
     index: Tensor
+    images: Tensor
 
 
 def check_config(config: Any, attn_implementation: str) -> None:
@@ -118,7 +121,7 @@ def image_features(
     """Features of the images of `batch`, or of `pixel_values` [N, ...], in the order in which the packed
     row holds their tokens; None where no pair has one."""
     base = unwrap(model)
-    shown = [entry for rows in sharing(batch) for entry in batch.images[rows[0]]]
+    shown = [entry for rows in batch.layout.groups for entry in batch.images[rows[0]]]
     if not shown or pixel_values is None:
         return None
     if cache is not None:
@@ -133,63 +136,37 @@ def _tower(base: Any, batch: PairBatch, pixel_values: Tensor, shown: Sequence[in
     return ImageFeatures(output.pooler_output, getattr(output, "deepstack_features", None))
 
 
-def sharing(batch: PairBatch) -> list[list[int]]:
-    """Rows of `batch` that share a prompt and its images: all of a pair, or fewer where images differ, or the
-    first token of a response swallows the end of its prompt."""
-    groups: dict[tuple[int, tuple[int, ...], int], list[int]] = {}
-    num_pairs = len(batch.ids)
-    for i in range(num_pairs):
-        for row in range(i, len(batch.images), num_pairs):
-            groups.setdefault((i, batch.images[row], batch.prefix_lengths[row]), []).append(row)
-    return list(groups.values())
-
-
 def pack(model: Any, batch: PairBatch) -> Packed:
-    """Lay out `batch` for `model`."""
-    base = unwrap(model)
-    prefixes, lengths = batch.prefix_lengths, batch.response_lengths
-    fed = [max(0, length - 1) for length in lengths]  # nothing follows a last token: it is no input
-    ids: list[Tensor] = []
-    positions: list[Tensor] = []
-    predictors: list[Tensor | None] = [None] * len(lengths)
-    layout = []
-    start = 0
-    for rows in sharing(batch):
-        prefix = prefixes[rows[0]]
-        layout.append((prefix, *(fed[row] for row in rows)))
-        ids.append(batch.inputs["input_ids"][rows[0], :prefix])
-        at = _prefix_positions(base, batch, rows[0], prefix)
-        positions.append(at)
-        first, begin = int(at.max()) + 1, start + prefix
-        for row in rows:
-            ids.append(batch.tokens[row, : fed[row]])
-            steps = torch.arange(lengths[row], device=at.device)
-            positions.append((first + steps[: fed[row]]).expand(*at.shape[:-1], fed[row]))
-            predicted_by = begin - 1 + steps
-            predicted_by[:1] = start + prefix - 1  # the first token of each response follows the prefix
-            predictors[row] = predicted_by
-            begin += fed[row]
-        start = begin
-    index = torch.cat([p for p in predictors if p is not None])
+    """`batch` as one flat row for `model`, on the device of the batch."""
+    base, layout = unwrap(model), batch.layout
+    positions = layout.positions
+    if hasattr(base.model, "get_rope_index"):
+        prefixes = [_prefix_positions(base, batch.host, rows[0]) for rows in layout.groups]
+        positions = to_device(flat_positions(layout.lengths, prefixes), positions.device)
     return Packed(
-        torch.cat(ids)[None],
-        torch.cat(positions, -1).unsqueeze(-2),
-        PrefixLayout(layout, torch.unique(index)),
-        index,
+        layout.input_ids[None],
+        positions.unsqueeze(-2),
+        PrefixLayout(layout.lengths, layout.needed),
+        layout.index,
+        _image_places(base, batch),
     )
 
 
-def _prefix_positions(base: Any, batch: PairBatch, row: int, prefix: int) -> Tensor:
-    """[prefix], or [3, prefix] for models that place image tokens on a grid."""
-    ids = batch.inputs["input_ids"][row, :prefix]
-    if not hasattr(base.model, "get_rope_index"):
-        return torch.arange(prefix, device=ids.device)
-    if not batch.images[row] or "image_grid_thw" not in batch.image_inputs:
-        return torch.arange(prefix, device=ids.device).expand(3, -1)
-    grids = batch.image_inputs["image_grid_thw"][list(batch.images[row])]
-    kinds = batch.inputs["mm_token_type_ids"][row, :prefix]
+def _prefix_positions(base: Any, host: PairBatch, row: int) -> Tensor:
+    """[3, prefix], for models that place image tokens on a grid."""
+    prefix = host.prefix_lengths[row]
+    if not host.images[row] or "image_grid_thw" not in host.image_inputs:
+        return torch.arange(prefix).expand(3, -1)
+    grids = host.image_inputs["image_grid_thw"][list(host.images[row])]
+    ids, kinds = (host.inputs[name][row, :prefix] for name in ("input_ids", "mm_token_type_ids"))
     positions: Tensor = base.model.get_rope_index(ids[None], kinds[None], image_grid_thw=grids)[0][:, 0]
     return positions
+
+
+def _image_places(base: Any, batch: PairBatch) -> Tensor:
+    """Where the flat row has image placeholders, ascending."""
+    places = (batch.host.layout.input_ids == base.config.image_token_id).nonzero().squeeze(1)
+    return to_device(places, batch.tokens.device)
 
 
 def score(model: Any, batch: PairBatch, packed: Packed, features: ImageFeatures | None) -> TokenScores:
@@ -198,9 +175,10 @@ def score(model: Any, batch: PairBatch, packed: Packed, features: ImageFeatures 
     # transformers would read restarting positions as packed documents and make a mask of its own;
     # a 4-D mask goes through untouched, and the attention ignores it
     untouched = packed.input_ids.new_zeros(1, 1, 1, 1)
-    with computed(base.model, features) as pixels:
+    deep = features is not None and features.deepstack_features is not None
+    with computed(base.model, features if deep else None) as pixels:
         states = base.model(
-            input_ids=packed.input_ids,
+            **_embedded(base, packed, features),
             pixel_values=pixels,
             attention_mask=untouched,
             position_ids=packed.position_ids,
@@ -208,6 +186,21 @@ def score(model: Any, batch: PairBatch, packed: Packed, features: ImageFeatures 
             use_cache=False,
         ).last_hidden_state
     return token_scores(base, states[0].index_select(0, packed.index), batch)
+
+
+def _embedded(base: Any, packed: Packed, features: ImageFeatures | None) -> dict[str, Any]:
+    """What the flat row says, as the model takes it.
+
+    The features of images are put in their places here: transformers would count the places first, for which
+    the host waits, and `check_placeholders` has counted them. Features of earlier layers only it can place.
+    """
+    if features is None or features.deepstack_features is not None:
+        return {"input_ids": packed.input_ids}
+    words = base.get_input_embeddings()(packed.input_ids)
+    images = features.pooler_output
+    images = torch.cat(list(images)) if isinstance(images, list | tuple) else images
+    images = images.reshape(-1, words.shape[-1]).to(words.dtype)
+    return {"inputs_embeds": words.index_copy(1, packed.images, images[None])}
 
 
 @contextmanager

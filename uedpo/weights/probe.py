@@ -11,8 +11,9 @@ from torch import Tensor
 
 from uedpo.corruption.base import Corruption, corrupt_batch
 from uedpo.corruption.diffusion import Diffusion, sample_noise
+from uedpo.layout import to_device
 from uedpo.types import Fraction, PairBatch, PositiveInt, Tau, TokenScores
-from uedpo.weights.reuse import WeightMemory
+from uedpo.weights.reuse import WeightMemory, branch_means
 from uedpo.weights.signals import NEEDS_PROBE, Signal, token_signal
 from uedpo.weights.uncertainty import Center, Scope, Select, choose_tokens, exploration_weights
 from uedpo.weights.weigher import TokenWeigher
@@ -45,6 +46,14 @@ class WeighedBatch:
     mask: Tensor
     signals: Signals | None
     weights: Tensor
+
+    def on_host(self) -> WeighedBatch:
+        """The same in fp64 on the CPU, for which the host waits once."""
+        own = [] if self.signals is None else list(vars(self.signals).values())
+        mask, weights, *own = torch.stack([x.double() for x in (self.mask, self.weights, *own)]).cpu()
+        if own:
+            own[2] = own[2].bool()
+        return WeighedBatch(self.step, mask.bool(), Signals(*own) if own else None, weights)
 
 
 class UncertaintyProbe(TokenWeigher):
@@ -122,10 +131,9 @@ class UncertaintyProbe(TokenWeigher):
             weights = signals.weights
         controlled = self._controlled(weights, batch, step)
         self.last = WeighedBatch(step, batch.mask, signals, controlled)
-        chosen, rejected = (x.bool() for x in batch.mask.chunk(2))
-        w_w, w_l = controlled.chunk(2)
-        self._log({"weights/chosen": w_w[chosen].mean(), "weights/rejected": w_l[rejected].mean()}, batch)
-        reweighted = (weights != 1)[batch.mask].float().mean()
+        w_w, w_l = batch.of_responses(controlled)
+        self._log({"weights/chosen": w_w.mean(), "weights/rejected": w_l.mean()}, batch)
+        reweighted = torch.cat(batch.of_responses(weights != 1)).float().mean()
         self.module.log("weights/reweighted", reweighted, prog_bar=True, batch_size=len(batch.ids))
         return controlled
 
@@ -152,7 +160,7 @@ class UncertaintyProbe(TokenWeigher):
 
     def signals(self, batch: PairBatch, clear: TokenScores, corrupted: TokenScores | None) -> Signals:
         """u, Delta, I and lambda of a batch, before any control."""
-        u = token_signal(self.signal, clear, corrupted, batch.tokens, batch.mask)
+        u = token_signal(self.signal, clear, corrupted, batch.tokens, batch.mask, batch.layout.at)
         delta = torch.zeros_like(u)
         if corrupted is not None:
             delta = (clear.target_logits - corrupted.target_logits).detach()
@@ -174,35 +182,29 @@ class UncertaintyProbe(TokenWeigher):
         return Signals(u, delta, torch.cat(selected), torch.cat(weights))
 
     def _controlled(self, weights: Tensor, batch: PairBatch, step: int) -> Tensor:
-        visual = batch.visual_mask
         if self.control in ("constant", "mean_one"):
-            means = [
-                w[m].mean() if m.any() else w.new_ones(())
-                for w, m in zip(weights.chunk(2), visual.chunk(2), strict=True)
-            ]
-            flat = torch.stack(means).repeat_interleave(len(batch.ids))[:, None].expand_as(weights)
-            return torch.where(visual, flat if self.control == "constant" else weights / flat, 1)
+            flat = torch.stack(branch_means(batch, weights))
+            flat = flat.repeat_interleave(len(batch.ids))[:, None].expand_as(weights)
+            return torch.where(batch.visual_mask, flat if self.control == "constant" else weights / flat, 1)
         if self.control == "shuffled":
-            weights = weights.clone()
-            for row, keep in enumerate(visual):
+            order = torch.arange(weights.numel()).view(weights.shape)
+            for row, keep in enumerate(batch.host.visual_mask):
                 name = f"shuffle/{row // len(batch.ids)}/{batch.ids[row % len(batch.ids)]}"
-                order = sample_noise([int(keep.sum())], name, seed=self.seed, step=step).argsort()
-                weights[row, keep] = weights[row, keep][order.to(weights.device)]
+                shuffled = sample_noise([int(keep.sum())], name, seed=self.seed, step=step).argsort()
+                order[row, keep] = order[row, keep][shuffled]
+            return weights.flatten()[to_device(order, weights.device)]
         return weights
 
     def _summary(self, signals: Signals, batch: PairBatch) -> dict[str, Tensor]:
-        chosen, rejected = (x.bool() for x in batch.mask.chunk(2))
-        u_w, u_l = signals.uncertainty.chunk(2)
-        d_w, d_l = signals.sensitivity.chunk(2)
-        picked = signals.selected.chunk(2)[0]
+        u_w, u_l = batch.of_responses(signals.uncertainty)
+        d_w, d_l = batch.of_responses(signals.sensitivity)
+        picked, _ = batch.of_responses(signals.selected)
         return {
-            "weights/zero_uncertainty": (u_w[picked] == 0).float().mean()
-            if picked.any()
-            else u_w.new_zeros(()),
-            "signals/uncertainty_chosen": u_w[chosen].mean(),
-            "signals/uncertainty_rejected": u_l[rejected].mean(),
-            "signals/sensitivity_chosen": d_w[chosen].mean(),
-            "signals/sensitivity_rejected": d_l[rejected].mean(),
+            "weights/zero_uncertainty": (picked & (u_w == 0)).sum() / picked.sum().clamp(min=1),
+            "signals/uncertainty_chosen": u_w.mean(),
+            "signals/uncertainty_rejected": u_l.mean(),
+            "signals/sensitivity_chosen": d_w.mean(),
+            "signals/sensitivity_rejected": d_l.mean(),
         }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uedpo.layout import to_device
 from uedpo.types import PairBatch
 
 
@@ -19,30 +20,29 @@ class WeightMemory:
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[Tensor, Tensor]] = {}
-        self.means: list[float] | None = None  # until the first probe
+        self.means: Tensor | None = None  # [2]; None until the first probe
 
     def keep(self, batch: PairBatch, weights: Tensor, *, rows: bool) -> None:
         """Remember the branch means of `weights` [2B, T], and with `rows` those of samples not known yet."""
-        visual = batch.visual_mask
-        halves = zip(weights.chunk(2), visual.chunk(2), strict=True)
-        self.means = [float(w[m].mean()) if m.any() else 1.0 for w, m in halves]
-        if rows:
-            pairs = len(batch.ids)
+        self.means = torch.stack(branch_means(batch, weights))
+        if rows and any(name not in self.rows for name in batch.ids):
+            on_host, pairs = weights.cpu(), len(batch.ids)
             for i, name in enumerate(batch.ids):
                 if name not in self.rows:
-                    of_pair = (weights[r][batch.mask[r]].cpu() for r in (i, i + pairs))
+                    of_pair = (on_host[r][batch.host.mask[r]] for r in (i, i + pairs))
                     self.rows[name] = tuple(of_pair)  # type: ignore[assignment]
 
     def find(self, batch: PairBatch) -> Tensor | None:
         """Weights [2B, T] of a batch all of whose samples are known; 1 where masked. Else None."""
         if not all(name in self.rows for name in batch.ids):
             return None
-        weights = torch.ones(batch.mask.shape, device=batch.mask.device)
+        mask = batch.host.mask
+        weights = torch.ones(mask.shape)
         for side in (0, 1):
             for i, name in enumerate(batch.ids):
                 row = i + side * len(batch.ids)
-                weights[row, batch.mask[row]] = self.rows[name][side].to(weights)
-        return weights
+                weights[row, mask[row]] = self.rows[name][side].to(weights)
+        return to_device(weights, batch.mask.device)
 
     def means_of(self, batch: PairBatch) -> Tensor | None:
         """The last probe's branch means as weights [2B, T]; 1 where masked and in rows without an image.
@@ -52,12 +52,23 @@ class WeightMemory:
         if self.means is None:
             return None
         visual = batch.visual_mask
-        flat = torch.tensor(self.means, device=visual.device).repeat_interleave(len(batch.ids))[:, None]
+        flat = to_device(self.means, visual.device).repeat_interleave(len(batch.ids))[:, None]
         return torch.where(visual, flat, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"means": self.means, "rows": {k: list(v) for k, v in self.rows.items()}}
+        means = None if self.means is None else self.means.tolist()
+        return {"means": means, "rows": {k: list(v) for k, v in self.rows.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.means = state["means"]
+        self.means = None if state["means"] is None else torch.tensor(state["means"])
         self.rows = {k: (v[0], v[1]) for k, v in state["rows"].items()}
+
+
+def branch_means(batch: PairBatch, weights: Tensor) -> list[Tensor]:
+    """Mean weight of the tokens of each branch that have an image; 1 where there are none."""
+    means = []
+    for w, keep in zip(weights.chunk(2), batch.host.visual_mask.chunk(2), strict=True):
+        at = keep.flatten().nonzero().squeeze(1)
+        own = w.flatten()[to_device(at, w.device)]
+        means.append(own.mean() if len(at) else w.new_ones(()))
+    return means

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from uedpo.layout import to_device
 from uedpo.types import PairBatch, PositiveFloat, TokenScores
 from uedpo.weights.weigher import TokenWeigher
 
@@ -44,12 +45,12 @@ class SegmentWeights(TokenWeigher):
 
     def weigh(self, batch: PairBatch, clear: TokenScores) -> Tensor:
         """w [2B, T], 1 where masked."""
-        weights = torch.ones_like(clear.logps)
-        pairs = len(batch.ids)
+        host, pairs = batch.host, len(batch.ids)
+        weights = torch.ones(batch.mask.shape)
         for i in range(pairs):
             rows = (i, i + pairs)
-            chosen, rejected = (batch.tokens[row][batch.mask[row]].tolist() for row in rows)
+            chosen, rejected = (host.tokens[row][host.mask[row]].tolist() for row in rows)
             sides = segment_weights(chosen, rejected, self.weight)
             for row, values in zip(rows, sides, strict=True):
                 weights[row, : len(values)] = torch.tensor(values)
-        return weights
+        return to_device(weights, clear.logps.device).to(clear.logps.dtype)
