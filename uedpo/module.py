@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ from uedpo.scoring import Scorer
 from uedpo.scoring.varlen import branch
 from uedpo.types import LossOutput, PairBatch, TokenScores
 
+# metrics of a step that a progress bar may show
+SHOWN = ("train/loss", "train/margin", "train/accuracy", "weights/reweighted")
 Loss = Callable[..., LossOutput]
 # (batch, clear scores) -> detached weights [2B, T]
 Weigher = Callable[[PairBatch, TokenScores], Tensor]
@@ -67,6 +69,7 @@ class PreferenceModule(pl.LightningModule):
         self.reference: Any = None
         self.weigher: Weigher | None = None
         self.last_logps: tuple[Tensor, Tensor] | None = None
+        self._noted: dict[str, Tensor] = {}
         self.strict_loading = False  # checkpoints hold what is trained, not the frozen base
 
     def setup(self, stage: str) -> None:
@@ -189,14 +192,22 @@ class PreferenceModule(pl.LightningModule):
             weights = weights * batch.token_weights.to(weights)
         extra = self.loss_inputs(batch, policy, reference)
         out = self.loss(policy.logps, reference_logps, batch.mask, weights, **extra)
-        logged = {f"train/{name}": value for name, value in out.metrics.items()}
-        shown = {
-            "train/loss": out.loss.detach(),
-            **{k: logged.pop(k) for k in ("train/margin", "train/accuracy")},
-        }
-        self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
-        self.log_dict(logged, batch_size=len(batch.ids))
+        self.note({"train/loss": out.loss, **{f"train/{name}": x for name, x in out.metrics.items()}})
         return self._with_idle_projector(out.loss, batch)
+
+    def note(self, metrics: Mapping[str, Tensor]) -> None:
+        """Log scalars of this micro-batch, if it ends an optimiser step, and not before its work is queued."""
+        self._noted |= {name: value.detach() for name, value in metrics.items()}
+
+    def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
+        noted, self._noted = self._noted, {}
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        together = torch.stack([value.double() for value in noted.values()]).cpu()  # the host waits once
+        found = {n: read.to(was.dtype) for (n, was), read in zip(noted.items(), together, strict=True)}
+        shown = {name: found.pop(name) for name in SHOWN if name in found}
+        self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
+        self.log_dict(found, batch_size=len(batch.ids))
 
     def _with_idle_projector(self, loss: Tensor, batch: PairBatch) -> Tensor:
         """`loss`, plus 0 times what only images train: a rank that has none in this step takes part in the

@@ -26,10 +26,7 @@ class Module:
         self.probes += pixels is not None
         return score(self.model, batch, pixels)
 
-    def log(self, name, value, **options):
-        self.logged[name] = value
-
-    def log_dict(self, values, **options):
+    def note(self, values):
         self.logged |= values
 
 

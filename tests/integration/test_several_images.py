@@ -12,7 +12,6 @@ from uedpo.errors import InputError
 from uedpo.loss import dpo_loss, ue_dpo_loss
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.module import PreferenceModule
-from uedpo.scoring.prefix_shared import sharing
 from uedpo.types import PairBatch
 from uedpo.weights.columns import ColumnWeights
 from uedpo.weights.probe import UncertaintyProbe
@@ -97,7 +96,7 @@ def test_scores_are_those_of_each_response_alone(family):
 
 def test_only_responses_about_the_same_images_share_a_prefix():
     batch = several(tiny_model("llava"), "llava")
-    assert sharing(batch) == [[0, 4], [1, 5], [2], [6], [3, 7]]
+    assert batch.layout.groups == [[0, 4], [1, 5], [2], [6], [3, 7]]
     assert batch.image_ids == ["a", "a#2", "c", "d", "c#2"]
 
 
@@ -175,7 +174,6 @@ def test_weights_of_rows_reach_the_loss(rows, source, processor):
 
     module = PreferenceModule(source, loss, None)
     module.configure_model()
-    module.log_dict = module.log = lambda *args, **options: None
     module.set_weigher(ColumnWeights().weigh)
     batch = PairCollator(processor, 200)(rows)
     assert module.training_step(batch, 0).isfinite()

@@ -132,9 +132,9 @@ class UncertaintyProbe(TokenWeigher):
         controlled = self._controlled(weights, batch, step)
         self.last = WeighedBatch(step, batch.mask, signals, controlled)
         w_w, w_l = batch.of_responses(controlled)
-        self._log({"weights/chosen": w_w.mean(), "weights/rejected": w_l.mean()}, batch)
         reweighted = torch.cat(batch.of_responses(weights != 1)).float().mean()
-        self.module.log("weights/reweighted", reweighted, prog_bar=True, batch_size=len(batch.ids))
+        means = {"weights/chosen": w_w.mean(), "weights/rejected": w_l.mean()}
+        self.module.note(means | {"weights/reweighted": reweighted})
         return controlled
 
     def _fresh(self, batch: PairBatch, clear: TokenScores, step: int) -> Signals:
@@ -146,11 +146,8 @@ class UncertaintyProbe(TokenWeigher):
         signals = self.signals(batch, clear, corrupted)
         if self.reuse or self.every_n_steps > 1:
             self.memory.keep(batch, signals.weights, rows=self.reuse)
-        self._log(self._summary(signals, batch), batch)
+        self.module.note(self._summary(signals, batch))
         return signals
-
-    def _log(self, values: dict[str, Tensor], batch: PairBatch) -> None:
-        self.module.log_dict(values, batch_size=len(batch.ids))
 
     def state_dict(self) -> dict[str, Any]:
         return self.memory.state_dict()
