@@ -92,12 +92,18 @@ class PreferenceModule(pl.LightningModule):
 
     def attention(self, trainer: Any) -> str:
         """Which attention computes the scores of responses on the device that `trainer` trains on."""
+        return self.attention_on(trainer.strategy.root_device, trainer.precision)
+
+    def attention_on(
+        self, device: torch.device, precision: str, capability: tuple[int, int] | None = None
+    ) -> str:
+        """The same on a device, or on a GPU of this compute capability that is not here."""
         text = self.source.config().get_text_config()
         if self.scorer.mode == "plain":
             return f"{self.source.attn_implementation} of transformers, with padding"
-        half = self.source.dtype == "bfloat16" or trainer.precision != "32-true"
+        half = self.source.dtype == "bfloat16" or precision != "32-true"
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return branch(trainer.strategy.root_device, half, size)
+        return branch(device, half, size, capability)
 
     def gather(self) -> None:
         """After training, put a whole policy in the place of a sharded one; all ranks call it together."""
@@ -131,7 +137,9 @@ class PreferenceModule(pl.LightningModule):
         if self.reference is not None:
             yield self.reference
         else:
-            with self.policy.disable_adapter():
+            from uedpo.model.lora import without_adapter  # PEFT is slow to import
+
+            with without_adapter(self.policy):
                 yield self.policy
 
     def score(self, batch: PairBatch, pixel_values: Tensor | None = None) -> TokenScores:
@@ -196,7 +204,7 @@ class PreferenceModule(pl.LightningModule):
         return self._with_idle_projector(out.loss, batch)
 
     def note(self, metrics: Mapping[str, Tensor]) -> None:
-        """Log scalars of this micro-batch, if it ends an optimiser step, and not before its work is queued."""
+        """Log scalars of this micro-batch if it ends an optimiser step, once all of its work is queued."""
         self._noted |= {name: value.detach() for name, value in metrics.items()}
 
     def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:

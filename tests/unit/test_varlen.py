@@ -110,7 +110,7 @@ def test_fp32_weights_under_autocast_take_the_kernel(monkeypatch):
 
     asked = []
     monkeypatch.setattr(
-        attention, "_kernel", lambda d, half, n: asked.append(half) or (call if half else None)
+        attention, "_kernel", lambda d, half, *rest: asked.append(half) or (call if half else None)
     )
     layout, q, k, v = row(4, 2, dtype=torch.float32)
     want, _ = shared_prefix_attention(torch.nn.Module(), q, k, v, None, prefix_layout=layout)

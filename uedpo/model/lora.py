@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners import lora as peft_lora
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 
@@ -35,6 +39,35 @@ def add_lora(
     # saved as literal names: an adapter is read again without evaluating a pattern
     config.target_modules = sorted(tuned.targeted_module_names)
     return policy
+
+
+@contextmanager
+def without_adapter(policy: Any) -> Iterator[Any]:
+    """`policy` as the model that it adapts, for passes without a gradient.
+
+    PEFT's own `disable_adapter` asks every layer of the model for its state and every parameter for its
+    gradient, twice; here each adapted layer gets a flag.
+    """
+    layers = _adapted_layers(policy)
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield policy
+    finally:
+        for layer, disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = disabled
+
+
+def _adapted_layers(policy: Any) -> list[Any]:
+    """What PEFT has put into `policy`, looked for once: layers do not change while a model trains."""
+    if policy not in _ADAPTED:
+        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        _ADAPTED[policy] = [module for module in policy.modules() if isinstance(module, kinds)]
+    return _ADAPTED[policy]
+
+
+_ADAPTED: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 
 
 class AddingLinear(peft_lora.Linear):

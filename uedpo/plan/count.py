@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -14,9 +15,11 @@ from uedpo.data.collate import PairCollator
 from uedpo.data.rejects import TooManyRejected
 from uedpo.errors import InputError, plain_line
 from uedpo.model.families import family_of
+from uedpo.module import PreferenceModule
 from uedpo.plan.lengths import Sample, first, made_up, sample_of_rows
 from uedpo.plan.shadow import StoredReference
 from uedpo.plan.step import Counted, count_step
+from uedpo.scoring.varlen import CAPABILITY
 
 FILES = "plan needs the config and processor files, no weights: give a folder with them as model.path=DIR"
 LISTED = "written by python -m uedpo.check, not by plan"
@@ -42,6 +45,15 @@ class Setting:
     @property
     def gpu(self) -> bool:
         return bool(self.cfg.trainer.accelerator == "gpu")
+
+    def attention(self) -> str:
+        """Which attention is counted: of a GPU on which the kernels run, where one is planned."""
+        from uedpo.config.build import build_module
+
+        corruption = instantiate(self.cfg.corruption, seed=self.cfg.seed)
+        module: PreferenceModule = build_module(self.cfg, instantiate(self.cfg.model), corruption)
+        device = torch.device("cuda" if self.gpu else "cpu")
+        return module.attention_on(device, self.cfg.trainer.precision, CAPABILITY if self.gpu else None)
 
     def count(self, typical: bool = False, **changes: Any) -> Counted:
         """A micro-batch of the longest rows, or of one typical row.
@@ -72,7 +84,8 @@ class Setting:
             autocast=trainer.precision == "bf16-mixed",
             clip=trainer.gradient_clip_val > 0,
             ddp=trainer.strategy == "ddp",
-            fused_optimiser=trainer.accelerator == "gpu",
+            fused_optimiser=self.gpu,
+            capability=CAPABILITY if self.gpu else None,
         )
         for key, part in (("quantize", "frozen weights"), ("reference_quantize", "reference copy")):
             if cfg.model[key] is not None:

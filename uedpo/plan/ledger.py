@@ -141,5 +141,18 @@ def _flops(func: Any, args: Any, kwargs: Any, out: Any, registry: Any) -> int:
         return int(sdpa_flop_count(*(x.shape for x in args[:3])))
     if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
         return int(sdpa_backward_flop_count(*(x.shape for x in args[:4])))
+    if str(packet).startswith("torch_attn._varlen_attn"):
+        return _varlen_flops(args, backward="backward" in str(packet))
     formula: Callable[..., int] | None = registry.get(packet)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
+
+
+def _varlen_flops(args: Any, backward: bool) -> int:
+    """Of attention without padding, piece by piece; what is skipped behind the diagonal counts."""
+    query, ends = (args[1], args[6:8]) if backward else (args[0], args[3:5])
+    _, heads, size = query.shape
+    total = 0
+    for n, m in zip(*(e.diff().tolist() for e in ends), strict=True):
+        q, k = (1, heads, n, size), (1, heads, m, size)
+        total += int(sdpa_backward_flop_count(q, q, k, k) if backward else sdpa_flop_count(q, k, k))
+    return total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from uedpo.model.inputs import unwrap
 from uedpo.module import PreferenceModule
 from uedpo.plan.ledger import Ledger
 from uedpo.plan.shadow import Shadow
+from uedpo.scoring.attention import as_on_gpu
 from uedpo.types import PairBatch
 from uedpo.weights.weigher import TokenWeigher
 
@@ -74,6 +74,7 @@ def count_step(
     clip: bool = False,
     ddp: bool = False,
     fused_optimiser: bool = False,
+    capability: tuple[int, int] | None = None,
 ) -> Counted:
     """Run a step of `module`, whose source gets fake weights, as Lightning would, and count.
 
@@ -87,6 +88,7 @@ def count_step(
         clip: gradients are clipped.
         ddp: another copy of the gradients lies in DDP's buckets.
         fused_optimiser: AdamW works on all tensors at once, as it does on a GPU, with a copy of them.
+        capability: compute capability of the GPU whose attention is counted; None counts the CPU's.
     """
     ledger = Ledger()
     module.source = Shadow(module.source, config)
@@ -95,29 +97,27 @@ def count_step(
         weigher.module = module
     trained = _hold(ledger, module)
     _name_passes(ledger, module, weigher)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's, of a module that logs without a trainer
-        with ledger:
-            optimizer = _optimiser_after_a_step(ledger, module, trained)
-            buckets = [torch.empty_like(p) for p in trained] if ddp else []
-            ledger.tag(buckets, DDP)
-            ledger.tag(vars(batch), "batch")
-            ledger.start()
-            precision = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
-            with precision, ledger.phase("loss"):
-                loss = module.training_step(batch, 0)
-            kept = ledger.live["policy forward"]
-            if not accumulate:  # Lightning does so after the forward pass
-                optimizer.zero_grad()
-            with ledger.phase("backward"):
-                loss.backward()  # type: ignore[no-untyped-call]
-            del loss
-            with ledger.phase("optimiser"):
-                if clip:
-                    clip_grad_norm_(trained, 1.0)
-                scratch = [torch.empty_like(p) for p in trained] if fused_optimiser else []
-                optimizer.step()
-            del scratch, buckets
+    with as_on_gpu(capability), ledger:
+        optimizer = _optimiser_after_a_step(ledger, module, trained)
+        buckets = [torch.empty_like(p) for p in trained] if ddp else []
+        ledger.tag(buckets, DDP)
+        ledger.tag(vars(batch), "batch")
+        ledger.start()
+        precision = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+        with precision, ledger.phase("loss"):
+            loss = module.training_step(batch, 0)
+        kept = ledger.live["policy forward"]
+        if not accumulate:  # Lightning does so after the forward pass
+            optimizer.zero_grad()
+        with ledger.phase("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        del loss
+        with ledger.phase("optimiser"):
+            if clip:
+                clip_grad_norm_(trained, 1.0)
+            scratch = [torch.empty_like(p) for p in trained] if fused_optimiser else []
+            optimizer.step()
+        del scratch, buckets
     return _counted(ledger, kept, module)
 
 

@@ -39,6 +39,7 @@ def head_lines(setting: Setting, name: str, device: Device) -> list[str]:
         f"loss {cfg.loss._target_.rsplit('.', 1)[-1]}, {probe}",
         f"devices: {trainer.num_nodes * trainer.devices} x {name} ({memory}), {trainer.precision}; a step: "
         f"{cfg.data.batch_size} pairs x {trainer.accumulate_grad_batches} micro-batches a device",
+        f"attention: {setting.attention()}",
         *effective_lines(cfg, setting.config),
         *setting.sample.lines,
     ]

@@ -7,6 +7,9 @@ model that trained this way still generates.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +86,7 @@ def shared_prefix_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     dtype = compute_dtype(query)
-    call = _kernel(query.device, dtype in HALF, query.shape[-1]) if dropout == 0 else None
+    call = _kernel(query.device, dtype in HALF, query.shape[-1], _ELSEWHERE.get()) if dropout == 0 else None
     if call is not None:
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         return _varlen(call, query, key, value, scaling, prefix_layout), None
@@ -127,8 +130,24 @@ def _segments(
 
 
 @functools.cache
-def _kernel(device: torch.device, half: bool, head_dim: int) -> Kernel | None:
-    return kernel(branch(device, half, head_dim))
+def _kernel(
+    device: torch.device, half: bool, head_dim: int, elsewhere: tuple[int, int] | None
+) -> Kernel | None:
+    there = device if elsewhere is None else torch.device("cuda")
+    return kernel(branch(there, half, head_dim, elsewhere))
+
+
+_ELSEWHERE: ContextVar[tuple[int, int] | None] = ContextVar("capability of a GPU elsewhere", default=None)
+
+
+@contextmanager
+def as_on_gpu(capability: tuple[int, int] | None) -> Iterator[None]:
+    """Take the kernel that a GPU of this compute capability would, on tensors of no GPU; None: no change."""
+    token = _ELSEWHERE.set(capability)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(token)
 
 
 def _varlen(

@@ -24,16 +24,17 @@ CAPABILITY = (8, 0)
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, float], Tensor]
 
 
-def branch(device: torch.device, half: bool, head_dim: int) -> str:
+def branch(device: torch.device, half: bool, head_dim: int, capability: tuple[int, int] | None = None) -> str:
     """Which attention runs: "torch varlen_attn", "flash-attn", or "segments" with the reason.
 
     Args:
         half: whether matrix products run in bfloat16 or float16.
         head_dim: numbers of a head.
+        capability: of a GPU that is not here; None asks the device.
     """
     if device.type != "cuda":
         return f"{SEGMENTS} (no GPU)"
-    if torch.cuda.get_device_capability(device) < CAPABILITY:
+    if (capability or torch.cuda.get_device_capability(device)) < CAPABILITY:
         return f"{SEGMENTS} (the GPU has no compute capability 8.0)"
     if not half:
         return f"{SEGMENTS} (fp32; trainer.precision=bf16-mixed is faster)"
