@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForImageTextToText
 
 from uedpo.plan import __main__ as plan
+from uedpo.scoring import attention, varlen
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "plan_memory"
 FEW = ("data.train.num_pairs=8", "data.val.num_pairs=2")
@@ -61,6 +63,23 @@ def test_plan_counts_given_lengths(run):
     prompt, image, chosen, rejected = map(int, re.search(r"all +(.+)", out)[1].split())
     assert abs(prompt - 30) <= 1
     assert (image, chosen, rejected) == (64, 20, 20)
+    assert "attention: segments (no GPU)\n" in out
+
+
+def test_plan_counts_the_attention_of_the_planned_device(run, monkeypatch):
+    made_up = ("prompt_tokens=30", "response_tokens=20", "image_size=96x96", "data.batch_size=1")
+    kept = []
+    for there in (True, False):
+        if not there:
+            monkeypatch.setattr(varlen, "torch_function", lambda: None)
+            attention._kernel.cache_clear()
+        code, out, _ = run(*made_up, "device=h100", "trainer=gpu")
+        assert code == 0
+        kept.append(megabytes(out[out.index("kept from the policy") :]))
+        named = "attention: torch varlen_attn" if there else f"attention: segments (torch {torch.__version__}"
+        assert named in out
+    attention._kernel.cache_clear()
+    assert kept[0] != kept[1]
 
 
 @pytest.mark.parametrize(

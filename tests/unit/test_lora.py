@@ -1,9 +1,11 @@
+import contextlib
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from uedpo.model.lora import AddingLinear, add_lora
+from uedpo.model.lora import AddingLinear, add_lora, without_adapter
 
 TARGETS = r".*(up|down)"
 
@@ -52,6 +54,31 @@ def test_adding_linear_without_its_adapter_is_the_base_layer():
     with ours.disable_adapter():
         assert torch.equal(ours(x), TwoLayers()(x))
     assert not torch.equal(ours(x), TwoLayers()(x))
+
+
+@pytest.mark.parametrize("whole", [[], ["down"]])
+def test_without_its_adapter_a_policy_is_what_pefts_context_makes_of_it(whole):
+    """Modules that the adapter holds whole, too; nothing else changes, not after an error either."""
+    policy = add_lora(TwoLayers(), 3, 5.0, 0.0, r".*up" if whole else TARGETS, whole)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    x, trained = torch.randn(4, 6), [p.requires_grad for p in policy.parameters()]
+    adapted = policy(x)
+    with policy.disable_adapter():
+        want = policy(x)
+    for _ in range(2):
+        with contextlib.suppress(KeyError), without_adapter(policy) as base:
+            assert base is policy
+            assert torch.equal(base(x), want)
+            with without_adapter(policy):
+                pass
+            assert torch.equal(base(x), want)  # still off
+            assert [p.requires_grad for p in policy.parameters()] == trained
+            raise KeyError
+        assert torch.equal(policy(x), adapted)
+    assert not torch.equal(want, adapted)
 
 
 def test_adding_linear_merges_and_drops_out_as_pefts():
