@@ -107,7 +107,7 @@ class PairCollator:
                     if name in prompt.types:
                         inputs[name][i, : len(prompt.ids)] = prompt.types[name][: len(prompt.ids)]
         images, shown, rows_of = _numbered(prompts)
-        pixels, lengths = _pixels(images, [pairs[row % len(pairs)].id for row in rows_of])
+        pixels, lengths = stack_pixels(images, [pairs[row % len(pairs)].id for row in rows_of])
         sides = [image.sides for image in images if image is not None]
         return PairBatch(
             ids=[pair.id for pair in pairs],
@@ -118,11 +118,11 @@ class PairCollator:
             mask=mask,
             positions=positions,
             similarity=self._similarity(pairs),
-            image_inputs={n: _side(images, n) for n in SIDES if any(n in side for side in sides)},
+            image_inputs={n: side_input(images, n) for n in SIDES if any(n in side for side in sides)},
             pixel_lengths=lengths,
-            patch_shape=_patch_shape(self.processor, pixels, sides),
+            patch_shape=patch_shape_of(self.processor, pixels, sides),
             images=shown,
-            normalisation=_normalisation(self.processor),
+            normalisation=normalisation_of(self.processor),
             token_weights=token_weights(self.frame, pairs, mask),
             sample_weights=sample_weights(pairs),
         )
@@ -188,11 +188,11 @@ class PairCollator:
         if extra:
             raise InputError(f"the processor makes {sorted(extra)}, which this collator does not carry yet")
         types = {name: made[name][0] for name in TOKEN_TYPES if name in made}
-        apart = _apart(pair, made, len(images)) if "pixel_values" in made else []
+        apart = images_apart(pair.id, made, len(images)) if "pixel_values" in made else []
         return EncodedPrompt(self.frame.context(told, made["input_ids"][0].tolist()), types, apart)
 
 
-def _apart(pair: PreferencePair, made: Any, num: int) -> list[EncodedImage]:
+def images_apart(name: str, made: Any, num: int) -> list[EncodedImage]:
     """The images of a row, which the processor makes together."""
     pixels = made["pixel_values"]
     stacked = pixels.dim() == 5  # [images, tiles, channels, height, width]
@@ -204,7 +204,7 @@ def _apart(pair: PreferencePair, made: Any, num: int) -> list[EncodedImage]:
         parts = list(pixels) if stacked else list(torch.split(pixels, 1))
     else:
         raise InputError(
-            f"row {pair.id}: the processor does not tell its {num} images apart; give this model one a row"
+            f"row {name}: the processor does not tell its {num} images apart; give this model one a row"
         )
     sides = [name for name in SIDES if name in made]
     single = not stacked and "image_grid_thw" not in made
@@ -231,7 +231,9 @@ def _numbered(
     return images, [known[id(prompt)] for prompt in prompts], rows
 
 
-def _pixels(images: list[EncodedImage | None], owners: list[str]) -> tuple[Tensor | None, list[int] | None]:
+def stack_pixels(
+    images: list[EncodedImage | None], owners: list[str]
+) -> tuple[Tensor | None, list[int] | None]:
     """Pixels [N, ...] padded along the first axis of an image, and its lengths unless all are one picture."""
     there = [image for image in images if image is not None]
     if not there:
@@ -251,7 +253,7 @@ def _pixels(images: list[EncodedImage | None], owners: list[str]) -> tuple[Tenso
     return pad_sequence(rows, batch_first=True), [len(row) for row in rows]
 
 
-def _side(images: list[EncodedImage | None], name: str) -> Tensor:
+def side_input(images: list[EncodedImage | None], name: str) -> Tensor:
     """[N, ...], 0 where an entry has no image, and where it has fewer tiles than others."""
     like = next(image.sides[name] for image in images if image is not None and name in image.sides)
     blank = like[:0] if name in TILE_SIDES else torch.zeros_like(like)
@@ -259,7 +261,7 @@ def _side(images: list[EncodedImage | None], name: str) -> Tensor:
     return pad_sequence(values, batch_first=True) if name in TILE_SIDES else torch.stack(values)
 
 
-def _patch_shape(
+def patch_shape_of(
     processor: Any, pixels: Tensor | None, sides: Sequence[Mapping[str, Tensor]]
 ) -> tuple[int, int, int, int] | None:
     """See `PairBatch`; only processors that make a grid of patches repeat the frame."""
@@ -272,7 +274,7 @@ def _patch_shape(
     return pixels.shape[-1] // (copies * side * side), copies, side, side
 
 
-def _normalisation(processor: Any) -> Normalisation | None:
+def normalisation_of(processor: Any) -> Normalisation | None:
     """See `PairBatch`."""
     images = getattr(processor, "image_processor", None)
     mean, std = getattr(images, "image_mean", None), getattr(images, "image_std", None)
