@@ -1,8 +1,9 @@
 """`DPOTrainer` whose tokens weigh what UE-DPO says (arXiv 2605.04874, section 4).
 
 TRL sums a response's log-probabilities inside `_compute_loss`, which is private. Here a hook multiplies them
-by lambda before that, of the policy and of the reference alike. What else TRL does stays as it is, and with
-alpha = 0 nothing is multiplied at all. Rewards and log-probabilities that TRL logs are weighted ones.
+by lambda before that: those of the policy, as in the paper, or of the reference, too. What else TRL does
+stays as it is, and with alpha = 0 nothing is multiplied at all. Rewards and log-probabilities that TRL logs
+are weighted ones.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 try:
     import trl
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 except ImportError as error:
     raise ImportError(f"uedpo.trl needs TRL 1.16: pip install 'uedpo[trl]' ({error})") from None
 
@@ -28,7 +30,9 @@ from uedpo.corruption.spatial import Blank, Blur, Crop, Mask
 from uedpo.scoring import plain
 from uedpo.trl.batch import of_sequence, pair_batch
 from uedpo.types import PairBatch, TokenScores
-from uedpo.weights.probe import UncertaintyProbe
+from uedpo.weights.probe import Branches, UncertaintyProbe
+from uedpo.weights.signals import Signal
+from uedpo.weights.uncertainty import Center, Select
 
 TESTED = "1.16"
 CORRUPTIONS = {"diffusion": Diffusion, "blank": Blank, "crop": Crop, "blur": Blur, "block_mask": Mask}
@@ -56,16 +60,20 @@ class UEDPOConfig(DPOConfig):
         select: sensitivity (the paper's), signal or all.
         branches: both, chosen or rejected.
         center: mean, median or first_quartile.
+        weight_on: policy (the paper's log(pi^lambda / pi_ref)) or log_ratio, see `uedpo.ue_dpo_loss`.
         corruption: diffusion (the paper's), blank, crop, blur or block_mask, with default options; give the
             trainer an object for others.
     """
 
     alpha: float = field(default=0.3, metadata={"help": "strength of the weights; 0 is DPO"})
     tau: float = field(default=0.4, metadata={"help": "share of tokens selected in each response"})
-    signal: str = field(default="uncertainty", metadata={"help": "what weighs a token"})
-    select: str = field(default="sensitivity", metadata={"help": "what selects tokens"})
-    branches: str = field(default="both", metadata={"help": "which responses are weighed"})
-    center: str = field(default="mean", metadata={"help": "centre of the signal"})
+    signal: Signal = field(default="uncertainty", metadata={"help": "what weighs a token"})
+    select: Select = field(default="sensitivity", metadata={"help": "what selects tokens"})
+    branches: Branches = field(default="both", metadata={"help": "which responses are weighed"})
+    center: Center = field(default="mean", metadata={"help": "centre of the signal"})
+    weight_on: Literal["policy", "log_ratio"] = field(
+        default="policy", metadata={"help": "which log-probabilities are weighed"}
+    )
     corruption: str = field(default="diffusion", metadata={"help": "how the image is corrupted"})
 
     def __post_init__(self) -> None:
@@ -76,11 +84,12 @@ class UEDPOConfig(DPOConfig):
             _choice("select", self.select, ("sensitivity", "signal", "all")),
             _choice("branches", self.branches, ("both", "chosen", "rejected")),
             _choice("center", self.center, ("mean", "median", "first_quartile")),
+            _choice("weight_on", self.weight_on, ("policy", "log_ratio")),
             _choice("corruption", self.corruption, tuple(CORRUPTIONS)),
         ]
         if found := [p for p in problems if p]:
             raise ValueError("; ".join(found))
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> str:
@@ -100,6 +109,8 @@ class UEDPOTrainer(DPOTrainer):  # type: ignore[misc]
         ValueError: an option of TRL's that token weights do not go with.
     """
 
+    args: UEDPOConfig
+
     def __init__(self, *others: Any, corruption: Corruption | None = None, **named: Any) -> None:
         super().__init__(*others, **named)
         args = self.args
@@ -113,25 +124,26 @@ class UEDPOTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
         if self._probe.alpha == 0 or "pixel_values" not in inputs:
-            return super()._compute_loss(model, inputs, return_outputs)
+            return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
         batch = pair_batch(inputs, self.processing_class)
         with self._weighted(model, batch, inputs["input_ids"].shape[1]):
-            return super()._compute_loss(model, inputs, return_outputs)
+            return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def _weighted(self, model: Any, batch: PairBatch, length: int) -> Iterator[None]:
-        """While it lasts, log-probabilities of the policy and the reference are multiplied by lambda."""
+        """While it lasts, log-probabilities that a pass gives are multiplied by lambda."""
         free = self.args.signal in FREE and not self._probe.needs_probe
         made = None if free else self._log(self._weights(model, batch), batch)
+        passes = 0
 
         def weigh(module: Any, arguments: Any, outputs: Any) -> Any:
-            nonlocal made
-            if outputs.log_probs is None:
-                return outputs
-            if made is None:  # the policy's own pass comes first
+            nonlocal made, passes
+            passes += 1  # the policy's is the first, the reference's the second
+            if made is None:
                 made = self._log(self._weights_of_pass(outputs, batch), batch)
-            weights = of_sequence(made, batch, length)
-            outputs.log_probs = outputs.log_probs * weights.to(outputs.log_probs.dtype)
+            if passes == 1 or self.args.weight_on == "log_ratio":
+                weights = of_sequence(made, batch, length)
+                outputs.log_probs = outputs.log_probs * weights.to(outputs.log_probs.dtype)
             return outputs
 
         modules = [self.accelerator.unwrap_model(model)]
@@ -168,7 +180,7 @@ class UEDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return self._probe.signals(batch, scores, None).weights
 
     def _log(self, weights: Tensor, batch: PairBatch) -> Tensor:
-        mode = "train" if self.model.training else "eval"
+        mode = "train" if self.model is not None and self.model.training else "eval"
         for name, values in zip(("chosen", "rejected"), batch.of_responses(weights), strict=True):
             mean = self.accelerator.gather_for_metrics(values.mean()).mean().item()
             self._metrics[mode][f"weights/{name}"].append(mean)
