@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.fake_device import CUDA, checked_varlen, fake_device, place
-from uedpo.layout import to_device
+from uedpo.types.layout import to_device
 
 MASK = [True, False, True]
 WAITING = {

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import yaml
 
 from uedpo.config import signatures
-from uedpo.config.overrides import conf_folder
+from uedpo.config.choices import conf_folder
 from uedpo.config.validate import TOP, bounds, schema
 
 TYPES = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}

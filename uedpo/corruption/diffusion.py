@@ -11,8 +11,8 @@ from annotated_types import Interval
 from torch import Tensor
 
 from uedpo.corruption.base import Corruption, check_ids, generator_of
-from uedpo.layout import to_device
 from uedpo.types import Normalisation
+from uedpo.types.layout import to_device
 
 NUM_STEPS = 1000
 Schedule = Literal["sigmoid", "linear", "scaled_linear"]

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from uedpo.corruption.base import Corruption
-from uedpo.layout import to_device
 from uedpo.types import PositiveFloat, PositiveInt
+from uedpo.types.layout import to_device
 
 Share = Annotated[float, Gt(0.0), Le(1.0)]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uedpo.layout import to_device
 from uedpo.model.families import family_of
 from uedpo.types import PairBatch
+from uedpo.types.layout import to_device
 
 
 def unwrap(model: Any) -> Any:

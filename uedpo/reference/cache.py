@@ -22,7 +22,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from uedpo.errors import InputError, local_path
-from uedpo.layout import to_device
 from uedpo.reference.key import Content, Contents, key_of_row, token_hashes, undecoded
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import replace
@@ -32,6 +31,7 @@ from uedpo.runtime.progress import late_bar
 from uedpo.runtime.say import say
 from uedpo.runtime.small_json import loads
 from uedpo.types import PairBatch, PreferencePair
+from uedpo.types.layout import to_device
 
 SHARD = 1000  # pairs; a killed run loses at most so many on each device
 ABOUT_A_PAIR = 200  # bytes of a pair beside its log-probabilities

@@ -20,8 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from uedpo.layout import to_device
 from uedpo.scoring.varlen import HALF, Kernel, branch, compute_dtype, kernel
+from uedpo.types.layout import to_device
 
 NAME = "shared_prefix"
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from uedpo.errors import InputError
-from uedpo.layout import flat_positions, to_device
 from uedpo.model.families import family_of
 from uedpo.model.inputs import image_inputs, unwrap
 from uedpo.scoring.attention import NAME, PrefixLayout
@@ -23,6 +22,7 @@ from uedpo.scoring.feature_cache import FeatureCache
 from uedpo.scoring.head import token_scores
 from uedpo.scoring.last_layer import read_needed_only
 from uedpo.types import PairBatch, TokenScores
+from uedpo.types.layout import flat_positions, to_device
 
 # those of `uedpo.model.families` that share prefixes
 FAMILIES = (

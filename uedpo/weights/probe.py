@@ -11,8 +11,8 @@ from torch import Tensor
 
 from uedpo.corruption.base import Corruption, corrupt_batch
 from uedpo.corruption.diffusion import Diffusion, sample_noise
-from uedpo.layout import to_device
 from uedpo.types import Fraction, PairBatch, PositiveInt, Tau, TokenScores
+from uedpo.types.layout import to_device
 from uedpo.weights.reuse import WeightMemory, branch_means
 from uedpo.weights.signals import NEEDS_PROBE, Signal, token_signal
 from uedpo.weights.uncertainty import Center, Scope, Select, choose_tokens, exploration_weights

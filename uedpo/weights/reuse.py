@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uedpo.layout import to_device
 from uedpo.types import PairBatch
+from uedpo.types.layout import to_device
 
 
 class WeightMemory:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from uedpo.layout import to_device
 from uedpo.types import PairBatch, PositiveFloat, TokenScores
+from uedpo.types.layout import to_device
 from uedpo.weights.weigher import TokenWeigher
 
 _LEAST = 3  # tokens; shorter matches are chance

@@ -34,7 +34,7 @@ def token_signal(
     distribution given the clear image to that given the corrupted one, nats.
 
     Args:
-        at: where `mask` is true, see `uedpo.layout.Layout`; found where it is left out.
+        at: where `mask` is true, see `uedpo.types.layout.Layout`; found where it is left out.
 
     Raises:
         ValueError: unknown signal, or one that needs `corrupted` without it.

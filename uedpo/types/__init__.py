@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # validation needs the ranges below, and no torch
     import torch
     from torch import Tensor
 
-    from uedpo.layout import Layout
+    from uedpo.types.layout import Layout
 
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
 BelowOne = Annotated[float, Interval(ge=0.0, lt=1.0)]
@@ -112,7 +112,7 @@ class PairBatch:
         prefix_lengths, response_lengths: tokens before each of the 2B responses, and in it; left out, read
             from `positions` and `mask`. Numbers of the host: reading a device would wait for it.
         normalisation: that the processor put pixels in [0, 1] through; None where it does not say.
-        layout: where responses lie, see `uedpo.layout`; made with the batch.
+        layout: where responses lie, see `uedpo.types.layout`; made with the batch.
 
     With further negatives all of [2B, ...] are [K B, ...]: B chosen, B rejected, B of each negative.
     """
@@ -139,7 +139,7 @@ class PairBatch:
     _host: PairBatch | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        from uedpo.layout import lay_out
+        from uedpo.types.layout import lay_out
 
         if not self.prefix_lengths:
             self.prefix_lengths = (self.positions[:, 0] + 1).tolist()
@@ -196,7 +196,7 @@ class PairBatch:
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same on `device`, with this one as its `host`."""
-        from uedpo.layout import to_device
+        from uedpo.types.layout import to_device
 
         made = self._each(lambda tensor: to_device(tensor, device))
         made._host = self.host
