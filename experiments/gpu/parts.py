@@ -45,9 +45,8 @@ def machine(rehearse: bool) -> Iterator[Row]:
     from uedpo.runtime.versions import versions
     from uedpo.scoring.varlen import branch
 
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu and not rehearse else "cpu")
-    found: Row = {"gpu": gpu, "versions": versions(), "name": "CPU"}
+    device = torch.device("cpu" if rehearse else "cuda")
+    found: Row = {"versions": versions(), "name": "CPU"}
     found["versions"]["trl"] = _version("trl")
     if device.type == "cuda":
         found["name"] = torch.cuda.get_device_name()
@@ -149,7 +148,7 @@ def plan(rehearse: bool) -> Iterator[Row]:
     """What `uedpo.plan` counts for the steps of UE-DPO: on the CPU, on all of its cores."""
     todo = [(_on(s, rehearse)[0], rehearse, *setting) for s in (LLAVA, QWEN) for setting in SETTINGS]
     if rehearse:
-        yield from map(_planned, (todo[0], todo[-1]))
+        yield _planned(todo[-1])
         return
     with multiprocessing.get_context("fork").Pool(min(len(todo), os.cpu_count() or 1)) as pool:
         yield from pool.imap_unordered(_planned, todo)

@@ -27,24 +27,44 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1])]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking for a GPU must not touch it, or no fork can use it
 
 # every part is forked from this process, which has imported all and has not touched the GPU
 import torch  # noqa: E402
 
 import uedpo.module  # noqa: E402, F401
 from experiments.gpu.parts import PARTS, Part  # noqa: E402
+from experiments.gpu.shapes import import_models  # noqa: E402
 from experiments.gpu.steps import one_line  # noqa: E402
 from experiments.gpu.table import table  # noqa: E402
 from uedpo.runtime.atomic import write_json  # noqa: E402
 from uedpo.runtime.quiet import quiet  # noqa: E402
 
-_fork = multiprocessing.get_context("fork")
+
+def probe(rehearse: bool) -> Iterator[dict[str, Any]]:
+    """A row if this process can use a GPU."""
+    yield {"what": f"GPU: {torch.zeros(1, device='cuda').device}"}
 
 
-def rows_of(part: Part, rehearse: bool, seconds: float, log: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a part as they come, and a last one with the reason if it does not end well."""
-    receive, send = _fork.Pipe(duplex=False)
-    child = _fork.Process(target=_work, args=(part.rows, rehearse, send, log))
+def ways(rehearse: bool, log: Path) -> tuple[bool, str]:
+    """(whether to rehearse, how parts start): forked, or with imports of their own where forks cannot use
+    the GPU; forked on the CPU where nobody can."""
+    for method in () if rehearse else ("fork", "spawn"):
+        rows = list(rows_of(Part("probe", probe, 40), False, 40, log, method))
+        if not any("error" in row for row in rows):
+            return False, method
+    return True, "fork"
+
+
+def rows_of(part: Part, rehearse: bool, seconds: float, log: Path, method: str) -> Iterator[dict[str, Any]]:
+    """The rows of a part as they come, and a last one with the reason if it does not end well.
+
+    Args:
+        method: "fork" or "spawn", of `multiprocessing`.
+    """
+    context: Any = multiprocessing.get_context(method)
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=_work, args=(part.rows, rehearse, send, log))
     child.start()
     send.close()  # so that the end of the child is the end of the pipe
     until, problem = time.monotonic() + seconds, ""
@@ -100,15 +120,15 @@ def measure(chosen: list[Part], rehearse: bool, path: Path) -> dict[str, Any]:
     """Run the parts; `path` always holds all rows that there are."""
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
+    rehearse, method = ways(rehearse, log)
     found: dict[str, Any] = {"rehearsal": rehearse, "seconds": 0.0, "rows": []}
     for part in chosen:
         left = LIMIT - (time.monotonic() - BEGIN)
-        rows = rows_of(part, found["rehearsal"], min(part.seconds, left), log)
+        rows = rows_of(part, rehearse, min(part.seconds, left), log, method)
         for row in rows if left > 1 else [{"what": "all", "error": "no time was left"}]:
             found["rows"].append({"part": part.name} | row)
             found["seconds"] = round(time.monotonic() - BEGIN, 1)
             write_json(path, found)
-            found["rehearsal"] |= row.get("gpu") is False
             print(f"{found['seconds']:5.0f} s  {part.name}: {row['what']}{_problem(row)}", flush=True)
     return found
 
@@ -133,6 +153,8 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(Exception):  # once for all parts; the one that needs it says why it cannot
         import trl  # noqa: F401
+    quiet()
+    import_models()
     chosen = [p for p in PARTS if p.name == "machine" or not options.only or p.name in options.only]
     found = measure(chosen, options.rehearse, path)
     print(table(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -187,3 +187,13 @@ def checkpointing(policy: Any, on: bool) -> None:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     else:
         base.gradient_checkpointing_disable()
+
+
+def import_models() -> None:
+    """Import what the parts need when they make a model, once for all of them."""
+    import uedpo.model.lora
+
+    assert uedpo.model.lora
+    for shape in (LLAVA, QWEN):
+        getattr(hf, backbones.CLASSES[shape.family])
+        setting_of(configuration(replace(shape, tiny=True), "cpu"), shape)

@@ -7,7 +7,7 @@ from experiments.gpu.table import table
 from tests import processes
 
 ROWS = {
-    "machine": 2, "tests": 2, "llava": 4, "llava TRL": 2, "qwen": 4, "qwen TRL": 2, "plan": 2, "profile": 11,
+    "machine": 2, "tests": 2, "llava": 4, "llava TRL": 2, "qwen": 4, "qwen TRL": 2, "plan": 1, "profile": 11,
     "4-bit": 1, "run": 1,
 }  # fmt: skip
 

@@ -59,13 +59,17 @@ def test_parts_for_which_no_time_is_left_say_so(tmp_path, monkeypatch):
     ]
 
 
-def test_a_machine_without_a_gpu_makes_it_a_rehearsal(tmp_path):
-    def rows(rehearse):
-        yield {"what": "machine", "gpu": rehearse}
+@pytest.mark.parametrize(
+    ("can", "way"),
+    [({"fork", "spawn"}, (False, "fork")), ({"spawn"}, (False, "spawn")), (set(), (True, "fork"))],
+)
+def test_parts_start_as_the_gpu_allows(can, way, monkeypatch, tmp_path):
+    def rows_of(part, rehearse, seconds, log, method):
+        yield {"what": "GPU"} if method in can else {"what": "the rest", "error": "no GPU"}
 
-    found = run.measure([Part("machine", rows, 20), Part("next", rows, 20)], False, tmp_path / "kit.json")
-    assert found["rehearsal"]
-    assert found["rows"][1]["gpu"]
+    monkeypatch.setattr(run, "rows_of", rows_of)
+    assert run.ways(False, tmp_path / "log") == way
+    assert run.ways(True, tmp_path / "log") == (True, "fork")
 
 
 def test_running_out_of_memory_is_one_line():
