@@ -66,7 +66,7 @@ class MetricsCSV(Logger):
         if len(found) < rows:
             raise InputError(
                 f"{self.path}: {len(found)} rows, the checkpoint was saved after {rows}; bring the file "
-                "back, or continue elsewhere with another hydra.run.dir and resume=PATH"
+                "back, or continue in another folder with resume=PATH"
             )
         columns = sorted({key for row in found for key, value in row.items() if value})
         self._rewrite(found, columns)
