@@ -93,16 +93,16 @@ def fit(gpu, family, folder):
     return module, data, weigher
 
 
-def built(family, method, *more, checkpointing=False):
+def built(family, method, *more, checkpointing=False, whole=False):
     cfg = composed(method, *more)
     corruption, source = instantiate(cfg.corruption, seed=0), Tiny(family)
-    source.gradient_checkpointing = checkpointing
+    source.gradient_checkpointing, source.lora = checkpointing, None if whole else source.lora
     return build_module(cfg, source, corruption), build_weigher(cfg, corruption)
 
 
-def step(gpu, family, method, *more, checkpointing=False):
+def step(gpu, family, method, *more, **options):
     """One training step with its backward pass, without a trainer: (module, what the host waited for)."""
-    module, weigher = built(family, method, *more, checkpointing=checkpointing)
+    module, weigher = built(family, method, *more, **options)
     module.configure_model()
     if weigher is not None:
         weigher.module = module
@@ -157,6 +157,27 @@ def test_a_step_of_every_method(method):
         _, waited = step(gpu, "llava", method)
     remembers = method in ("ue_dpo_reuse",)  # keeps the weights of each row on the host
     assert len(waited) == remembers, waited
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "weights.signal=kl", "weights.scope=batch", "weights.center=median", "corruption.space=pixel",
+        "corruption=block_mask", "corruption=blur", "corruption=blank",
+    ],
+)  # fmt: skip
+def test_no_option_makes_the_host_wait(options):
+    with fake_device() as gpu:
+        _, waited = step(gpu, "llava", "ue_dpo", options)
+    assert waited == []
+
+
+def test_a_model_that_is_trained_whole_has_its_copy_there():
+    with fake_device() as gpu:
+        module, waited = step(gpu, "llava", "ue_dpo", whole=True)
+        assert module.reference is not None
+        assert any(p.grad is not None for n, p in module.policy.named_parameters() if "lm_head" in n)
+    assert waited == []
 
 
 @pytest.mark.parametrize("family", ["llava", "idefics3", "qwen2_5_vl"])

@@ -39,9 +39,10 @@ def noise_scheduler(schedule: Schedule = "sigmoid") -> Any:
 
 
 @cache
-def share_kept(schedule: Schedule, k: int) -> float:
-    """abar_k, read from the device that the scheduler is on at most once."""
-    return float(noise_scheduler(schedule).alphas_cumprod[k])
+def shares_kept(schedule: Schedule) -> list[float]:
+    """abar of every step as numbers of the host; the scheduler's own follow the images to their device."""
+    shares: list[float] = noise_scheduler.__wrapped__(schedule).alphas_cumprod.tolist()
+    return shares
 
 
 def sample_noise(shape: Sequence[int], sample_id: str, *, seed: int, step: int) -> Tensor:
@@ -93,7 +94,7 @@ def corrupt(
         shape = [size, *pixel_values.shape[2:]]
         noise[row, :size] = _patch_noise(shape, patch_shape, sample_id, seed, step)
         if normalisation is not None:
-            kept = share_kept(schedule, k)
+            kept = shares_kept(schedule)[k]
             noise[row, :size] = _before_normalising(noise[row, :size], normalisation, patch_shape, kept)
     if pixel_mask is not None:
         noise *= pixel_mask[:, :, None]
