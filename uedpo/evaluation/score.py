@@ -113,9 +113,14 @@ def _path_problems(given: dict[str, str]) -> list[str]:
         path = local_path(given["output"])
         if path.is_dir():
             problems.append(f"output={path}: is a folder; name a file")
-        elif path.is_file() and not _is_report(path):
+        elif path.is_file() and not _is_report(path) and given["output"] not in _read(given):
             problems.append(f"output={path}: is there, and is no report of scores; name a new file")
     return problems
+
+
+def _read(given: dict[str, str]) -> list[str]:
+    """What is read, of which `make_report` says so."""
+    return [value for key, value in given.items() if key in ("answers", "assets", *RECORDINGS)]
 
 
 def _is_report(path: Path) -> bool:

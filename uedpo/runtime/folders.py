@@ -38,7 +38,7 @@ def output_file(path: Path, key: str, suffix: str) -> Path:
         InputError: a folder, or a file of another kind.
     """
     if path.is_dir():
-        raise InputError(f"{key}={path}: is a folder; name a file")
+        raise InputError(f"{key}={path}: is a folder; name a file in it")
     if path.exists() and (path.suffix != suffix or path.name in PAGES):
         raise InputError(f"{key}={path}: is a file of another kind; name a new one, as NAME{suffix}")
     return path

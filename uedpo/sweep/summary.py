@@ -108,7 +108,8 @@ class SweepSummary(Callback):
             _exit_codes.append(2)
             text = failures(folder, sweep, unfinished)
         replace(folder / "summary.md", lambda file: file.write(text.encode()))
-        say(f"\n{text}\nsummary: {folder}/summary.md")
+        shown = "\n".join(line for line in text.splitlines() if not line.startswith("!["))
+        say(f"\n{shown}\nsummary: {folder}/summary.md")
 
 
 def check_sweep_folder(folder: Path) -> None:
