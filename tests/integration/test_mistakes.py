@@ -220,6 +220,7 @@ def test_a_model_that_is_none(place, monkeypatch):
         ),
         ("empty", "empty: no config.json; name the folder that holds the files of the model"),
         ("rows.jsonl", "rows.jsonl is a file; name the folder of the model"),
+        ("https://huggingface.co/a/b", "an address; name the model as owner/name, or a local folder"),
     ):
         with pytest.raises(InputError) as error:
             HFModel(path).processor()

@@ -131,6 +131,8 @@ class HFModel:
         if local.is_dir():
             check_files(local)
             return local
+        if "://" in self.path:
+            raise InputError("an address; name the model as owner/name, or a local folder")
         if local.exists():
             raise InputError(f"{local} is a file; name the folder of the model")
         return snapshot(self.path, self.revision, weights)
