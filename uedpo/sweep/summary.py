@@ -72,8 +72,9 @@ class SweepSummary(Callback):
             return
         folder = Path(config.hydra.sweep.dir)
         try:
-            _locks.enter_context(held(folder, signed=False))
             check_sweep_folder(folder)
+            read(folder)  # what cannot be read is refused before a lock is made beside it
+            _locks.enter_context(held(folder, signed=False))
             known = read(folder).trials
             sign(folder)
         except InputError as error:
