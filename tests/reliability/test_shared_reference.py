@@ -119,6 +119,25 @@ def test_two_runs_at_once_compute_once(model, whole, tmp_path):
     assert result(first).differs(result(tmp_path / "second")) == ""
 
 
+def test_of_two_runs_at_once_one_is_killed_and_the_other_fills_the_cache(model, whole, tmp_path):
+    cache, marks = tmp_path / "cache", tmp_path / "marks"
+    stuck = batches(lambda: time.sleep(600), 3)
+    runs = [start(arguments(tmp_path / "a", model, cache), tmp_path / "log0", fault=stuck)]
+    again = batches(lambda: marks.open("a").write("x"))
+    while len(shards(cache)) < 2:
+        assert not runs[0].poll(), runs[0].text()[-3000:]
+        time.sleep(0.01)
+    runs.append(start(arguments(tmp_path / "b", model, cache), tmp_path / "log1", fault=again))
+    log, end = tmp_path / "log1", time.monotonic() + 60
+    while not (log.exists() and "waiting for it" in log.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(runs[0].pid, signal.SIGKILL)
+    assert [run.wait() for run in runs] == [-signal.SIGKILL, 0], runs[1].text()[-3000:]
+    assert len(marks.read_text()) == 7 - 2  # the batches that the other had not stored
+    assert [path.name for path in shards(cache)] == [path.name for path in shards(whole[0])]
+    assert result(whole[1]).differs(result(tmp_path / "b")) == ""
+
+
 def test_ranks_compute_a_share_each(model, tmp_path):
     cache = tmp_path / "cache"
     more = ["trainer=ddp_cpu", "timeout=60"]

@@ -7,12 +7,16 @@ import sys
 import time
 
 import pytest
+import torch
 
 from tests.reliability import faults
 from tests.reliability.harness import command, finish, result, start, tiny_model_folder
+from uedpo.callbacks.checkpoint_files import checkpoints
 from uedpo.errors import InputError
 from uedpo.logger.wandb import _run_id
-from uedpo.runtime.atomic import replace, whole_folder
+from uedpo.report.page import write_page
+from uedpo.results.store import write_rows
+from uedpo.runtime.atomic import replace, whole_folder, write_json
 from uedpo.runtime.lock import held
 from uedpo.sweep import journal
 from uedpo.sweep.summary import SweepSummary
@@ -105,6 +109,52 @@ def test_guessed_names_in_a_shared_folder_lead_nowhere(tmp_path):
         pass
     assert mine.read_text() == "kept"
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_files_are_replaced_never_written_through_a_hard_link(tmp_path):
+    mine = tmp_path / "mine"
+    for write in (
+        lambda path: replace(path, lambda file: file.write(b"new")),
+        lambda path: write_json(path, {}),
+        lambda path: write_page(path, "new"),
+        lambda path: write_rows(path, []),
+    ):
+        mine.write_text("kept")
+        os.link(mine, tmp_path / "a")
+        write(tmp_path / "a")
+        assert mine.read_text() == "kept"
+        assert (tmp_path / "a").read_text() != "kept"
+        (tmp_path / "a").unlink()
+
+
+OWN_LOSS = """
+import dataclasses
+import functools
+import torch
+from uedpo.loss.dpo import dpo_loss
+
+calls = []
+
+@functools.wraps(dpo_loss)
+def loss(*args, **kwargs):
+    calls.append(1)
+    made = dpo_loss(*args, **kwargs)
+    wrong = len(calls) > 7 and torch.is_grad_enabled()
+    return dataclasses.replace(made, loss=made.loss * float("nan")) if wrong else made
+"""
+
+
+def test_a_loss_of_one_s_own_that_is_not_a_number_is_one_line_and_costs_no_checkpoint(model, tmp_path):
+    (tmp_path / "own_loss.py").write_text(OWN_LOSS)
+    own = ["allow_packages=[own_loss]", "loss._target_=own_loss.loss"]
+    arguments = [*command(tmp_path / "run", model, method="dpo"), *own]
+    run = start(arguments, tmp_path / "log", fault=lambda: sys.path.insert(0, str(tmp_path)))
+    assert run.wait() == 3, run.text()[-2000:]
+    assert "Traceback" not in run.text()
+    assert run.text().count("loss nan on rank 0, rows ") == 1
+    kept = checkpoints(tmp_path / "run" / "checkpoints")
+    assert kept
+    assert all(faults.finite(torch.load(path, weights_only=True)["state_dict"]) for path in kept)
 
 
 @pytest.mark.parametrize("text", ["../../x", "a/b", "", "x\n", "${env}", "0" * 100])

@@ -248,3 +248,10 @@ def test_yaml_tags_do_not_construct(marker, tmp_path):
 
 def test_plain_configurations_pass():
     check_overrides(["seed=1"])
+
+
+def test_a_key_that_is_there_twice_is_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OmegaConf.to_yaml(composed()) + "callbacks: {}\n")
+    with pytest.raises(ConfigError, match="found duplicate key callbacks") as caught:
+        check_own_config([], str(tmp_path), "mine", None)
+    assert len(str(caught.value).splitlines()) == 1

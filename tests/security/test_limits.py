@@ -86,7 +86,7 @@ PNG_HEADER = png_header(64, 64)[:33]
 PIECES = {
     "comments": JPEG[:2] + b"\xff\xfe\x00\x03x" * 2_000_000 + JPEG[2:],
     "filling": JPEG[:2] + b"\xff" * 20_000_000 + JPEG[2:],
-    "junk": JPEG[:2] + b"\0" * 20_000_000 + JPEG[2:],
+    "junk": JPEG[:2] + b"\xff\xfe\0\3x" + b"\0" * 20_000_000 + JPEG[2:],
     "blocks": GIF[:13] + b"!\xfe" + b"\x01x" * 10_000_000 + b"\0;",
     "extensions": GIF[:13] + b"!\xfe\0" * 5_000_000 + b";",
     "chunks": PNG_HEADER + b"\0\0\0\0tEXt\x36\x29\x9e\x2e" * 2_000_000,

@@ -180,3 +180,20 @@ def test_names_of_variables_that_hold_secrets(monkeypatch, name):
 def test_names_of_variables_that_hold_none(monkeypatch, name):
     monkeypatch.setenv(name, CANARY)
     assert CANARY not in known_secrets()
+
+
+TABLES = ["a\n" + "x" * 200_000, "step,a\n1,x\n", "step,a\n1," + "9" * 5000 + "x", '"' + "x" * 200_000]
+
+
+@pytest.mark.parametrize("number", range(len(TABLES)))
+def test_tables_that_are_none_are_one_line(run, tmp_path, number):
+    (run / "metrics.csv").write_text(TABLES[number])
+    with pytest.raises(InputError, match="not a whole run"):
+        compare([run], tmp_path / "t")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "environment.json", "traces.json", "distributions.jsonl"])
+def test_files_of_gigabytes_are_one_line(run, name):
+    (run / name).touch()
+    os.truncate(run / name, 3 * 2**30)
+    assert "which no file of its kind has" in one_line(lambda: write_report(run))

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -315,6 +316,8 @@ def _one_line(folder: Path, name: str | None) -> Iterator[None]:
         if missing == (name or "config").removesuffix(".yaml"):
             problem = f"--config-name {missing}: no such file in {folder}; name one of its .yaml files"
         raise ConfigError(problem or str(error).splitlines()[0]) from None
+    except yaml.YAMLError as error:  # a key that is there twice
+        raise ConfigError(" ".join(str(error).split())[:400]) from None
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from uedpo.results.keys import method_name
 from uedpo.results.metrics import SPLITS as SPLITS
 from uedpo.results.metrics import TITLES as TITLES
 from uedpo.runtime.atomic import replace
-from uedpo.runtime.small_json import loads
+from uedpo.runtime.small_json import loads, read_small
 from uedpo.runtime.stored_yaml import read_config
 
 # panel -> (column of metrics.csv, label) of each curve
@@ -44,7 +44,8 @@ PANELS: dict[str, list[tuple[str, str]]] = {
 FANS = {"uncertainty": "u", "sensitivity": "Δ", "weight": "λ of reweighted tokens"}
 # with more pairs the page carries levels only, or it would not stay small
 NUMBERS_UP_TO = 40
-BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, csv.Error)
+LARGEST = 2**26  # bytes of a file; traces with pictures have a few million
 
 
 def write_report(folder: Path) -> Path:
@@ -215,14 +216,18 @@ def _fans(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return panels
 
 
+def _text(path: Path) -> str:
+    return read_small(path, LARGEST).decode()
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else []
+    return list(csv.DictReader(io.StringIO(_text(path)))) if path.is_file() else []
 
 
 def _lines(path: Path) -> list[Any]:
     if not path.is_file():
         return []
-    whole = path.read_text().rpartition("\n")[0]  # a killed run may have left half a line
+    whole = _text(path).rpartition("\n")[0]  # a killed run may have left half a line
     return [loads(line) for line in whole.splitlines()]
 
 
@@ -230,7 +235,7 @@ def _from(path: Path, build: Callable[[Any], Any], missing: Any) -> Any:
     """What `build` makes of a JSON file; `missing` where there is no such file."""
     if not path.is_file():
         return missing
-    return _checked(path, lambda p: build(loads(p.read_text(encoding="utf-8"))))
+    return _checked(path, lambda p: build(loads(_text(p))))
 
 
 def _checked(path: Path, build: Callable[[Path], Any]) -> Any:

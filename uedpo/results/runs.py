@@ -21,6 +21,10 @@ from uedpo.runtime.lock import sign
 from uedpo.runtime.small_json import read_object
 from uedpo.runtime.stored_yaml import read_config
 
+BROKEN = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, csv.Error,
+    OmegaConfBaseException,
+)  # fmt: skip
 COMMAND = "command.json"  # in the directory of a run: the overrides of the command that it was started with
 
 
@@ -73,8 +77,9 @@ def read_run(folder: Path, overrides: list[str] | None = None) -> Run | None:
         if overrides is None and (folder / COMMAND).is_file():
             overrides = [str(o) for o in read_object(folder / COMMAND)["overrides"]]
         values = _last(folder / "metrics.csv") | after
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
-        raise InputError(f"{folder}: not a whole run ({str(error).splitlines()[0]}); remove it") from None
+    except BROKEN as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}: not a whole run ({reason}); remove it") from None
     return Run(str(folder), config, values, base, overrides, row)
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from uedpo.errors import InputError
 from uedpo.runtime.say import say
+from uedpo.runtime.small_json import read_small
+
+MOST = 2**28  # bytes of a file that is read; a row of results has some 20,000
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -52,9 +55,9 @@ def whole_lines(path: Path) -> list[tuple[int, str]]:
     """(number, text) of the lines that are not empty; a last one that was cut is passed over, and said.
 
     Raises:
-        InputError: no text in UTF-8.
+        InputError: no text in UTF-8, or more than `MOST` bytes.
     """
-    whole, end, tail = path.read_bytes().rpartition(b"\n")
+    whole, end, tail = read_small(path, MOST).rpartition(b"\n")
     if tail.startswith(b"{") and tail.isascii() and not _is_object(tail):
         say(f"{path}: its last line was cut by a full disk or a kill, and is passed over")
         tail = b""

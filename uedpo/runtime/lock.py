@@ -56,7 +56,7 @@ def held(folder: Path, name: str = "run.lock", wait: bool = False, signed: bool 
             if preemption.requested():
                 raise preemption.Preempted("waited for another process")
             if not told:
-                say(f"{holder}; waiting for it")
+                say(f"{holder}; waiting for it", flush=True)
                 told = True
             time.sleep(POLL)
         _held[key] = file

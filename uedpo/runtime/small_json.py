@@ -34,19 +34,29 @@ def read_json(path: Path, limit: int = LIMIT) -> Any:
         InputError: more than `limit` bytes, no regular file, or no JSON, such nested too deeply included.
     """
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise InputError(f"{path}: no such file")
-        if path.stat().st_size > limit:
-            raise InputError(f"{path}: more than {limit:,} bytes, which no file of its kind has")
-        return loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        return loads(read_small(path, limit))
     except RecursionError:
         raise InputError(f"{path}: nested too deeply") from None
     except ValueError as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not JSON ({error})") from None
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """What a file holds.
+
+    Raises:
+        InputError: more than `limit` bytes, or no regular file.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: no such file")
+        if path.stat().st_size > limit:
+            raise InputError(f"{path}: more than {limit:,} bytes, which no file of its kind has")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
