@@ -135,7 +135,7 @@ class Finder:
                 print("went on")
 
 sys.meta_path.insert(0, Finder())
-sys.argv = ["uedpo", *sys.argv[1:]]
+sys.argv = ["uedpo", "run", *sys.argv[1:]]
 from uedpo.__main__ import main
 main()
 """
@@ -156,7 +156,7 @@ def test_no_import_swallows_a_signal(tmp_path, more):
 @pytest.mark.parametrize("delay", [0.3, 1.0, 3.0])
 def test_sigterm_while_the_program_is_imported(tmp_path, delay):
     run = subprocess.Popen(
-        [sys.executable, "-m", "uedpo", f"hydra.run.dir={tmp_path / 'run'}"],
+        [sys.executable, "-m", "uedpo", "run", f"hydra.run.dir={tmp_path / 'run'}"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     time.sleep(delay)
