@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from uedpo.errors import InputError
 from uedpo.model.families import family_of
@@ -207,13 +208,17 @@ def _embedded(base: Any, packed: Packed, features: ImageFeatures | None) -> dict
 def computed(inner: Any, features: ImageFeatures | None) -> Iterator[Tensor | None]:
     """Inside, `inner` (the model without its head) takes `features` for what its tower makes of any pixels.
 
-    Gives the pixels to call it with. transformers has an argument for this since 5.18 only.
+    Gives the pixels to call it with. transformers has an argument for this since 5.18 only. Before, some models
+    also put features among embeddings of another dtype as they are, so here they get that of the embeddings.
     """
     if features is None:
         yield None
         return
+    dtype = inner.get_input_embeddings().weight.dtype
+    parts = (tree_map(lambda x: None if x is None else x.to(dtype), part) for part in vars(features).values())
+    ready = ImageFeatures(*parts)
     before = vars(inner).get("get_image_features")
-    inner.get_image_features = lambda *args, **options: features
+    inner.get_image_features = lambda *args, **options: ready
     try:
         yield torch.ones(1)
     finally:
