@@ -208,8 +208,8 @@ def _embedded(base: Any, packed: Packed, features: ImageFeatures | None) -> dict
 def computed(inner: Any, features: ImageFeatures | None) -> Iterator[Tensor | None]:
     """Inside, `inner` (the model without its head) takes `features` for what its tower makes of any pixels.
 
-    Gives the pixels to call it with. transformers has an argument for this since 5.18 only. Before, some models
-    also put features among embeddings of another dtype as they are, so here they get that of the embeddings.
+    Gives the pixels to call it with. transformers has an argument for this since 5.18 only, and before, some
+    models put features among embeddings of another dtype as they are: here they get that of the embeddings.
     """
     if features is None:
         yield None
