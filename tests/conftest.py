@@ -1,5 +1,6 @@
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Mark whole runs; order files.
+    """Mark whole runs, and as slow what a test has beyond its `cases`; order files.
 
     Tests that fork come first, on each worker: a process that has trained itself has no children that can.
     """
@@ -30,9 +31,14 @@ def pytest_collection_modifyitems(items):
         place = LONGEST.index(name) if name in LONGEST else len(LONGEST)
         return (not forks, forks and name == "test_equal.py", place)
 
+    seen = Counter()
     for item in items:
         if item.path.parent.name in WHOLE:
             item.add_marker(pytest.mark.integration)
+        if cases := item.get_closest_marker("cases"):
+            seen[item.path, item.originalname] += 1
+            if seen[item.path, item.originalname] > cases.args[0]:
+                item.add_marker(pytest.mark.slow)
     items.sort(key=order)
 
 

@@ -7,6 +7,7 @@ import runpy
 import sys
 
 from uedpo.runtime import preemption
+from uedpo.runtime.say import say
 
 # command -> (module that is run, what it answers)
 COMMANDS = {
@@ -42,21 +43,19 @@ def main() -> None:
     preemption.install()
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
+        say(usage())
         sys.exit(0)
     if name == "--version":
         from uedpo import __version__
 
-        print(f"uedpo {__version__}")
+        say(f"uedpo {__version__}")
         sys.exit(0)
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(COMMANDS)}"
         if "=" in name or name.startswith("+") or name == "-m":
             hint = f"write uedpo run {' '.join(sys.argv[1:])[:200]}"
-        from uedpo.errors import clean
-
-        print(clean(f"{name[:100]}: no such command; {hint}"), file=sys.stderr)
+        say(f"{name[:100]}: no such command; {hint}", file=sys.stderr)
         sys.exit(2)
     module, _ = COMMANDS[name]
     sys.argv = [f"python -m {module}", *rest]

@@ -116,18 +116,19 @@ def _ending(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def measure(chosen: list[Part], rehearse: bool, path: Path) -> dict[str, Any]:
-    """Run the parts; `path` always holds all rows that there are."""
+def measure(chosen: list[Part], rehearse: bool, path: Path, begin: float | None = None) -> dict[str, Any]:
+    """Run the parts; `path` always holds all rows that there are. `begin`: when the time began, if before."""
+    begin = time.monotonic() if begin is None else begin
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     rehearse, method = ways(rehearse, log)
     found: dict[str, Any] = {"rehearsal": rehearse, "seconds": 0.0, "rows": []}
     for part in chosen:
-        left = LIMIT - (time.monotonic() - BEGIN)
+        left = LIMIT - (time.monotonic() - begin)
         rows = rows_of(part, rehearse, min(part.seconds, left), log, method)
         for row in rows if left > 1 else [{"what": "all", "error": "no time was left"}]:
             found["rows"].append({"part": part.name} | row)
-            found["seconds"] = round(time.monotonic() - BEGIN, 1)
+            found["seconds"] = round(time.monotonic() - begin, 1)
             write_json(path, found)
             print(f"{found['seconds']:5.0f} s  {part.name}: {row['what']}{_problem(row)}", flush=True)
     return found
@@ -156,7 +157,7 @@ def main() -> None:
     quiet()
     import_models()
     chosen = [p for p in PARTS if p.name == "machine" or not options.only or p.name in options.only]
-    found = measure(chosen, options.rehearse, path)
+    found = measure(chosen, options.rehearse, path, BEGIN)
     print(table(found))
     print(f"\nwritten: {path}, and what the parts printed: {path.with_suffix('.log')}")
 

@@ -5,7 +5,6 @@ import types
 import pytest
 
 from tests.config.test_validate import composed
-from tests.marks import slow_but
 from uedpo.config.effective import effective_lines
 from uedpo.config.overrides import conf_folder
 from uedpo.config.validate import validate
@@ -21,7 +20,8 @@ def config(layers, hidden):
 
 
 @pytest.mark.parametrize("model", [*REAL, "hf"])
-@pytest.mark.parametrize("more", slow_but(([], ["+method=tpo"]), MORE))
+@pytest.mark.parametrize("more", MORE)
+@pytest.mark.cases(15)
 def test_a_real_model_alone_is_sane(model, more):
     path = ["model.path=org/name"] if model == "hf" else []
     cfg = composed(*FILES, f"model={model}", *path, *more)

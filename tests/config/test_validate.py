@@ -35,6 +35,7 @@ def test_default_config_trains_ue_dpo():
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.cases(8)
 def test_every_experiment_validates(name):
     validate(composed(f"+experiment={name}"))
 
@@ -217,6 +218,7 @@ def test_sweep_of_an_experiment_is_validated_with_the_command_line():
         (["weights.alpha=choice(0.1,3)"], "weights.alpha=3"),
     ],
 )
+@pytest.mark.cases(3)
 def test_every_combination_of_a_grid_is_validated(overrides, part):
     assert part in problems(*overrides)
 

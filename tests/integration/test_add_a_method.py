@@ -3,7 +3,7 @@ import re
 import shlex
 from pathlib import Path
 
-from tests.integration.test_run import TINY
+from tests.integration.test_run import TINIER
 from tests.processes import run
 
 DOC = Path(__file__).parents[2] / "docs" / "add_a_method.md"
@@ -23,7 +23,7 @@ def test_the_walk_works_as_it_stands(tmp_path):
     tests = run("pytest", "-q", "test_focal.py", **where)
     assert "2 passed" in tests.stdout, tests.stdout
     out = f"hydra.run.dir={tmp_path / 'run'}"
-    done = run(*command, *TINY, out, **where)
+    done = run(*command, *TINIER, out, **where)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run" / "report.html").is_file()
     bad = run(*command, "loss.gamma=-1", **where)

@@ -162,6 +162,7 @@ def test_lora_touches_only_the_language_model(family):
 
 
 @every_family
+@pytest.mark.cases(4)
 def test_saved_models_and_adapters_load_with_the_same_logits(family, tmp_path):
     model = adapted(family).eval()
     model.get_base_model().config.save_pretrained(tmp_path / "base")

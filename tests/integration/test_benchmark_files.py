@@ -421,6 +421,7 @@ def test_object_halbench_with_judge_agrees_with_the_twin(nltk, coco, refined, sc
     assert (code, {*report["metrics"].values()}) == (1, {None})
 
 
+@pytest.mark.slow
 def test_all_benchmarks_take_under_a_minute(amber, nltk, coco, score, tmp_path):
     """On answers of usual length; of its own time, whatever else the machine does."""
     captions = load(BENCHMARKS / "chair" / "captions.json.gz")["Instruction1_llava"]

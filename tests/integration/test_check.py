@@ -118,7 +118,7 @@ def test_bad_input_is_exit_code_2_and_one_message(run, tmp_path, monkeypatch):
         (["data._target_=os.system"], "data._target_='os.system': is not allowed"),
         ([*files, "data.path=none.jsonl"], "no such file"),
         ([*files, f"data.path={path}"], "rows.jsonl:2: image 'none.png' is not a file inside"),
-        (["model.path=none"], "model.path=none: no usable processor"),
+        (["model.path=none"], "model.path=none: is not on this machine"),
         (["name=~/x"], "name=~/x: cannot be read; quote a value with spaces or signs, as in 'name="),
         (["rows.jsonl"], "rows.jsonl: cannot be read; write key=value"),
     ):

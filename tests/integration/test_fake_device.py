@@ -128,6 +128,7 @@ def sources(lines):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.cases(2)
 def test_a_run_of_every_family(family, tmp_path, monkeypatch):
     """Training, validation, traces and answers. The host waits for no micro-batch, but once for a line of the
     distributions, and at the end of a step for the guard, the alerts, and the metrics."""
@@ -152,6 +153,7 @@ def test_a_run_of_every_family(family, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.cases(4)
 def test_a_step_of_every_method(method):
     with fake_device() as gpu:
         _, waited = step(gpu, "llava", method)
@@ -166,6 +168,7 @@ def test_a_step_of_every_method(method):
         "corruption=block_mask", "corruption=blur", "corruption=blank",
     ],
 )  # fmt: skip
+@pytest.mark.cases(2)
 def test_no_option_makes_the_host_wait(options):
     with fake_device() as gpu:
         _, waited = step(gpu, "llava", "ue_dpo", options)

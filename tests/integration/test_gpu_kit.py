@@ -3,6 +3,8 @@
 import json
 from importlib.util import find_spec
 
+import pytest
+
 from experiments.gpu.table import table
 from tests import processes
 
@@ -12,6 +14,7 @@ ROWS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_rehearsal_gives_every_row(tmp_path):
     done = processes.run("experiments.gpu.run", "--rehearse", "--json", tmp_path / "kit.json")
     assert done.returncode == 0, done.stderr

@@ -48,6 +48,7 @@ def asked_margin(model, processor, frame, kind):
 
 @pytest.mark.parametrize("frame", ["colon", "space", "letter glued", "thinking"])
 @pytest.mark.parametrize("kind", kinds.KINDS)
+@pytest.mark.cases(7)
 def test_the_margin_gained_is_there_where_generate_asks(kind, frame):
     processor = kinds.processor(kind, frame)
     model = tiny_llava(processor)

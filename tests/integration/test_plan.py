@@ -66,6 +66,7 @@ def test_plan_counts_given_lengths(run):
     assert "attention: segments (no GPU)\n" in out
 
 
+@pytest.mark.slow
 def test_plan_counts_the_attention_of_the_planned_device(run, monkeypatch):
     made_up = ("prompt_tokens=30", "response_tokens=20", "image_size=96x96", "data.batch_size=1")
     kept = []
@@ -89,7 +90,7 @@ def test_plan_counts_the_attention_of_the_planned_device(run, monkeypatch):
         (["device=abacus"], ["device=abacus", "h100"]),
         (["weights.alpa=0.2"], ["weights.alpa"]),
         (["optim.lr=0.1,0.2"], ["optim.lr: one value, no sweep"]),
-        (["model=llava15_7b", "model.path=no/such"], ["no/such", "config and processor files"]),
+        (["model=llava15_7b", "model.path=no/such"], ["no/such", "is not on this machine"]),
         (
             ["data=jsonl", "data.train.path=no.jsonl", "data.val.path=no.jsonl"],
             ["no.jsonl", "prompt_tokens="],
@@ -116,6 +117,7 @@ def test_plan_leaves_what_is_rejected_to_check(run, tmp_path):
     "setting",
     ["micro ue_dpo LoRA plain", pytest.param("qwen2_5_vl/wide dpo full", marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_plan_estimate_is_the_measured_peak(monkeypatch, setting):
     monkeypatch.syspath_prepend(EXPERIMENT)
     experiment = importlib.import_module("experiments.plan_memory.run")

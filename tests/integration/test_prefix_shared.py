@@ -33,6 +33,7 @@ def assert_close(got, want, tolerance):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("num_pairs", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.cases(16)
 def test_equals_plain_scoring(family, num_pairs, checkpointing):
     results = []
     for mode in ("plain", "prefix_shared"):

@@ -111,6 +111,7 @@ def shards(folder):
 
 
 @pytest.mark.parametrize(("loss", "mode"), [("dpo", "plain"), ("ue_dpo", "prefix_shared")])
+@pytest.mark.cases(1)
 def test_training_with_a_cache_gives_the_losses_of_a_live_reference(source, processor, tmp_path, loss, mode):
     _, live, _ = fit(source, processor, tmp_path, loss=loss, mode=mode)
     cache = tmp_path / "cache"

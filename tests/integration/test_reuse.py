@@ -113,6 +113,7 @@ def test_memory_survives_a_checkpoint(module, batches, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"reuse": True}, {"every_n_steps": 3}])
+@pytest.mark.cases(1)
 def test_resume_is_bit_identical_with_fewer_probes(train, tmp_path, options):
     probe = {"alpha": 0.3, **options}
     keep = ModelCheckpoint(

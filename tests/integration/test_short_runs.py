@@ -21,6 +21,7 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("every", "accumulate", "times"), [(20, 1, 1), (20, 2, 1), (2, 1, 1), (1, 1, 2)])
+@pytest.mark.cases(2)
 def test_a_run_shorter_than_its_validation_validates_once_at_its_end(
     model, tmp_path, capsys, every, accumulate, times
 ):

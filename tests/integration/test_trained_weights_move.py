@@ -49,6 +49,7 @@ def moved_share(source, scoring, steps=100, lr=1e-6):
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "smolvlm"])
+@pytest.mark.cases(1)
 def test_full_fine_tuning_moves_the_weights(family):
     share, reached = moved_share(Source(family, dtype="bfloat16"), "prefix_shared")
     assert share > 0.95

@@ -24,6 +24,7 @@ def test_alpha_changes_training_and_two_runs_are_identical(train):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.cases(1)
 def test_resume_is_bit_identical(train, tmp_path, accumulate):
     keep = ModelCheckpoint(
         dirpath=tmp_path,

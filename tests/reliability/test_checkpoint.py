@@ -240,6 +240,7 @@ KILLS = 100 if os.environ.get("CI") else 25
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["TMPDIR here", "TMPDIR on another file system"])
+@pytest.mark.cases(1)
 def test_no_kill_in_the_writer_costs_a_checkpoint(tmp_path, monkeypatch, elsewhere):
     other = Path("/dev/shm")
     if elsewhere and (not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev):

@@ -8,7 +8,6 @@ import pytest
 import uedpo.experiment
 import uedpo.results.runs
 import uedpo.runtime.lock
-from tests.marks import slow_but
 from tests.reliability.harness import command, finish, start, tiny_model_folder
 from tests.unit.test_images import encoded, noise
 from uedpo.data.images import check_image, find_image, load_image
@@ -55,7 +54,8 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", slow_but(("run.lock", "adapter"), PLACES))
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.cases(1)
 def test_a_full_disk_is_one_line(model, tmp_path, place):
     run = start(command(tmp_path / "run", model, steps=4), tmp_path / "log", fault=PLACES[place])
     assert run.wait() == 2, run.text()[-2000:]
@@ -65,6 +65,7 @@ def test_a_full_disk_is_one_line(model, tmp_path, place):
     finish([*command(tmp_path / "run", model, steps=4), "resume=auto"], tmp_path / "log2")
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_said(model, tmp_path):
     whole = command(tmp_path / "run", model, steps=4)
     finish(whole, tmp_path / "log")

@@ -6,7 +6,6 @@ import signal
 import pytest
 
 import uedpo.experiment
-from tests.marks import slow_but
 from tests.reliability import faults
 from tests.reliability.harness import command, start, tiny_model_folder
 from uedpo.errors import InputError
@@ -44,17 +43,18 @@ def before(owner, name, nth, action):
 
 
 LATE = {
+    "told to stop": before(uedpo.experiment, "records", 1, faults.term),
     "metrics.json": before(uedpo.experiment, "write_json", 2, faults.kill),
     "own row": before(uedpo.experiment, "write_rows", 1, faults.kill),
     "records": before(uedpo.experiment, "records", 1, faults.kill),
-    "told to stop": before(uedpo.experiment, "records", 1, faults.term),
     "end of logs": before(uedpo.experiment, "log_end", 1, faults.kill),
     "report": before(uedpo.experiment, "write_report", 1, faults.kill),
     "row": before(uedpo.experiment, "append_row", 2, faults.kill),
 }
 
 
-@pytest.mark.parametrize("where", slow_but(("metrics.json", "told to stop", "row"), LATE))
+@pytest.mark.parametrize("where", LATE)
+@pytest.mark.cases(2)
 def test_a_run_stopped_late_is_finished_by_the_same_command(model, tmp_path, where):
     folder = tmp_path / "run"
     whole = arguments(folder, model)
@@ -72,6 +72,7 @@ def test_a_run_stopped_late_is_finished_by_the_same_command(model, tmp_path, whe
     assert "skipped: " in again.text()
 
 
+@pytest.mark.slow
 def test_a_row_of_a_run_that_left_none_of_the_rest_does_not_end_it(model, tmp_path):
     folder = tmp_path / "run"
     whole = arguments(folder, model)

@@ -89,6 +89,7 @@ def test_a_run_that_is_told_to_stop_stores_what_it_has(model, tmp_path):
     assert not checkpoints(tmp_path / "run/checkpoints")
 
 
+@pytest.mark.slow
 def test_trials_share_a_cache_and_lose_as_with_a_live_reference(model, whole, tmp_path):
     finish(
         arguments(tmp_path / "run", model, whole[0], "seed=1"),
@@ -102,6 +103,7 @@ def test_trials_share_a_cache_and_lose_as_with_a_live_reference(model, whole, tm
     assert max(abs(a - b) for a, b in zip(got, want, strict=True)) < 1e-6
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_compute_once(model, whole, tmp_path):
     cache, first = tmp_path / "cache", tmp_path / "first"
     slow = batches(lambda: time.sleep(0.5))
@@ -138,6 +140,7 @@ def test_of_two_runs_at_once_one_is_killed_and_the_other_fills_the_cache(model, 
     assert result(whole[1]).differs(result(tmp_path / "b")) == ""
 
 
+@pytest.mark.slow
 def test_ranks_compute_a_share_each(model, tmp_path):
     cache = tmp_path / "cache"
     more = ["trainer=ddp_cpu", "timeout=60"]

@@ -63,6 +63,7 @@ def saved_step(folder):
 
 @pytest.mark.parametrize("phase", ["accumulation", pytest.param("validation", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("number", [signal.SIGINT])
+@pytest.mark.cases(1)
 def test_interrupt_saves_as_sigterm_does(model, references, tmp_path, phase, number):
     point, nth, step = PHASES[phase]
     arguments = [*command(tmp_path / "run", model, **STEPS), "resume=auto"]
@@ -143,7 +144,7 @@ main()
 
 @pytest.mark.parametrize("more", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
 def test_no_import_swallows_a_signal(tmp_path, more):
-    folders = [f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"]
+    folders = [f"hydra.{'sweep' if more else 'run'}.dir={tmp_path}"]
     done = subprocess.run(
         [sys.executable, "-c", SWALLOWS, *more, *folders], capture_output=True, text=True, timeout=GRACE
     )

@@ -101,6 +101,7 @@ def test_two_ranks_equal_one_at_the_same_global_batch(model, rows, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_projector_trains_where_one_rank_has_no_image(model, rows, tmp_path):
     """Its gradients exist on the rank with an image only, and the ranks exchange them."""
     shared = ["scoring=plain", "model.train_projector=true", "trainer.val_every_n_batches=0",
@@ -126,6 +127,7 @@ def says_what_is_sharded():
     PreferenceModule.configure_model = configure
 
 
+@pytest.mark.slow
 def test_sharded_ranks_equal_one_and_go_on_from_a_checkpoint(model, rows, tmp_path):
     """FSDP2, with gradient checkpointing and clipping: trained, killed, resumed, and the adapter is whole."""
     shared = ["model.gradient_checkpointing=true", "trainer.gradient_clip_val=0.5", "callbacks.best=null"]

@@ -75,6 +75,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.cases(15)
 def test_options_beyond_plain_lora_are_one_line(marker, model, adapter, name):
     changes, said = OPTIONS[name]
     edit(adapter / "adapter_config.json", **changes)
@@ -130,6 +131,7 @@ def test_tensors_are_compared_before_anything_is_built(model, adapter):
     assert "none of a LoRA" in one_line(lambda: attach_adapter(base(model), adapter))
 
 
+@pytest.mark.slow
 def test_a_header_of_hundreds_of_thousands_of_tensors(model, adapter):
     header = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(300_000)}
     data = json.dumps(header).encode()

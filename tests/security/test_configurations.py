@@ -86,6 +86,7 @@ TARGETS += ["", 5, None, ["os.system"]]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.cases(20)
 def test_hostile_targets_are_refused(marker, target):
     assert target_problem(target)
     places = ["callbacks.x", "model.lora", "weights", "data.train"]
@@ -220,6 +221,7 @@ SWEPT = {
 
 
 @pytest.mark.parametrize("key", SWEPT)
+@pytest.mark.cases(3)
 def test_what_a_file_sweeps_is_checked_as_on_the_command_line(marker, tmp_path, key, monkeypatch):
     value, part = SWEPT[key]
     folder = tmp_path / "conf"

@@ -83,6 +83,7 @@ PLACES = [
 
 @pytest.mark.parametrize("place", PLACES, ids=repr)
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.cases(20)
 def test_redirects_are_outcomes_whatever_they_name(ask, place, code):
     outcome, _ = ask(head(code, f"Location: {place}") + b"body")
     assert (outcome.status, outcome.raw) == (f"http {code}", "body")
@@ -129,6 +130,7 @@ DRIPS = {
 
 
 @pytest.mark.parametrize("name", DRIPS)
+@pytest.mark.cases(2)
 def test_answers_that_drip_end_in_time(ask, name):
     outcome, seconds = ask(*DRIPS[name], pause=0.1, timeout=1.0)
     assert outcome.status == "timeout"
@@ -196,6 +198,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("name", ECHOES)
 @pytest.mark.parametrize("code", [200, 401, 500])
+@pytest.mark.cases(15)
 def test_echoes_of_the_key_are_cut_out(ask, name, code):
     echo = ECHOES[name]
     outcome, _ = ask(head(code) + f"<< {echo} >>".encode())

@@ -112,7 +112,7 @@ def test_an_index_of_plain_files_is_read_and_links_may_not_leave(folder, tmp_pat
     assert base(folder).get_input_embeddings() is not None
     (folder / "x.safetensors").rename(tmp_path / "y.safetensors")
     os.symlink(tmp_path / "y.safetensors", folder / "x.safetensors")
-    assert "a link that leaves the model's folder" in one_line(lambda: base(folder))
+    assert "a link that leaves the folder" in one_line(lambda: base(folder))
     (folder / files.INDEX).write_text("[" * 10**6)
     (folder / "x.safetensors").unlink()
     assert "nested too deeply" in one_line(lambda: base(folder))
@@ -139,6 +139,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.cases(8)
 def test_configs_of_impossible_models_are_one_line(marker, folder, name):
     about = json.loads((folder / "config.json").read_text())
     for key, value in CONFIGS[name].items():

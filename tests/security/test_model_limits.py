@@ -41,6 +41,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.cases(2)
 def test_chat_templates_that_never_end(folder, name):
     (folder / "chat_template.jinja").write_text(TEMPLATES[name])
 
@@ -79,6 +80,7 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.cases(2)
 def test_tokenizers_that_never_end_or_crash(folder, name):
     edit(folder / "tokenizer.json", **TOKENIZERS[name])
     assert "takes more than" in one_line(lambda: used(folder))
@@ -102,6 +104,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.cases(4)
 def test_sizes_that_nothing_has(folder, name):
     file, changes = FILES[name]
     path = folder / file

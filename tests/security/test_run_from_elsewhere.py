@@ -55,6 +55,7 @@ KEYS = ["name", "method", "model.path", "data.train._target_", "loss.beta", "cal
 
 @pytest.mark.parametrize("value", INTERPOLATIONS)
 @pytest.mark.parametrize("key", KEYS)
+@pytest.mark.cases(12)
 def test_a_stored_configuration_is_not_resolved(run, tmp_path, key, value, capfd):
     cfg = OmegaConf.load(run / "config.yaml")
     OmegaConf.update(cfg, key, value, force_add=True)
@@ -145,7 +146,7 @@ def test_what_lies_beside_an_adapter_is_not_published(run, tmp_path, name):
         assert export([str(run)], str(out)) == 0
         assert name not in {p.name for p in out.iterdir()}
     else:
-        with pytest.raises(InputError, match="a link, or no regular file"):
+        with pytest.raises(InputError, match=r"a link that leaves the folder|a link, or no regular file"):
             export([str(run)], str(out))
         assert not out.exists()
 
@@ -194,6 +195,7 @@ def test_tables_that_are_none_are_one_line(run, tmp_path, number):
 
 @pytest.mark.parametrize("name", ["metrics.json", "environment.json", "traces.json", "distributions.jsonl"])
 def test_files_of_gigabytes_are_one_line(run, name):
+    (run / "environment.json").unlink()  # it is read first
     (run / name).touch()
     os.truncate(run / name, 3 * 2**30)
     assert "which no file of its kind has" in one_line(lambda: write_report(run))

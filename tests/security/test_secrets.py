@@ -88,6 +88,7 @@ CARELESS = ["+callbacks.careless._target_=careless.Careless", "allow_packages=[c
 WANDB = ["logger=wandb"]
 
 
+@pytest.mark.slow
 def test_a_run_that_crashes_leaves_no_secret(tmp_path):
     out, done = go(
         tmp_path, *SMALL, *CARELESS, *WANDB, "+callbacks.careless.crash=true",

@@ -117,18 +117,17 @@ def _installed(name: str) -> bool:
 
 
 def _hub() -> Iterator[str]:
-    import requests
     from huggingface_hub import constants
+
+    from uedpo.runtime.hub import reachable
 
     if constants.HF_HUB_OFFLINE:
         yield _line("hub", "offline (HF_HUB_OFFLINE=1): models and data sets come from this machine")
+    elif reachable():
+        yield _line("hub", "answers")
     else:
-        try:
-            requests.head(constants.ENDPOINT, timeout=3)
-            yield _line("hub", "answers")
-        except requests.RequestException as error:
-            yield _line("hub", f"does not answer ({type(error).__name__})")
-            yield _advice("elsewhere: hf download MODEL; then copy the cache, or give model.path=FOLDER")
+        yield _line("hub", "does not answer")
+        yield _advice("elsewhere: hf download MODEL; then copy the cache, or give model.path=FOLDER")
     yield _line("hub cache", constants.HF_HUB_CACHE)
 
 
