@@ -36,6 +36,7 @@ def test_what_is_heavy_is_found():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.cases(8)
 def test_help_imports_nothing_heavy(command):
     found, text = heavy("-m", command, "--help")
     assert found == set()

@@ -346,6 +346,7 @@ def halbench_twin(captions, found, truth):
 
 
 @pytest.mark.parametrize("model", ["Instruction1_minigpt-4"])
+@pytest.mark.slow
 def test_object_halbench_without_judge_agrees_with_the_twin(model, nltk, coco, refined, score):
     from nltk.stem import WordNetLemmatizer
 

@@ -38,6 +38,7 @@ def kill_points(size, kills):
 
 
 @few_and_many
+@pytest.mark.slow
 def test_killed_generate_ends_with_the_same_file(tmp_path, kills):
     write_assets(str(tmp_path), num=20 * (1 + kills // 2))
     options = {

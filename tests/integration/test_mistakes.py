@@ -92,6 +92,7 @@ def said(place, monkeypatch, capsys):
         ("+foo=1", "foo: unknown key"),
     ],
 )
+@pytest.mark.cases(16)
 def test_a_wrong_key_value_or_choice(said, arguments, line):
     err = said("uedpo.run", *arguments.split())
     assert line in err

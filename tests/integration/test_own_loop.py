@@ -28,6 +28,7 @@ def printed(number, folder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_lightning_program_in_the_docs_trains(tmp_path):
     metrics = ast.literal_eval(printed(1, tmp_path).splitlines()[-1])
     assert metrics["train/loss"] > 0

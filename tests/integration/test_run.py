@@ -95,6 +95,7 @@ assert not [m for m in sys.modules if m.startswith("uedpo")]
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_saved_config_repeats_the_run(tiny, tmp_path):
     folder, again = tmp_path / "first", tmp_path / "again"
     uedpo(*tiny, "trainer.max_steps=2", f"hydra.run.dir={folder}")

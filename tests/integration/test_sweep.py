@@ -14,6 +14,7 @@ from tests.processes import Command, run
 from uedpo.results.statistics import mean_interval
 from uedpo.sweep.journal import NAME, read
 
+pytestmark = pytest.mark.slow  # test_tracking.py has a sweep of one trial, tests/unit/test_sweep.py the rest
 TINY = [
     "threads=1", "trainer.max_steps=1", "trainer.val_every_n_batches=0", "evaluation.num_shift=3",
     "evaluation.num_train=0", "evaluation.max_new_tokens=8", "data.batch_size=2", "data.val.num_pairs=1",
@@ -131,7 +132,6 @@ def test_the_summary_of_a_resumed_sweep_is_that_of_its_trials(sweep):
     assert (folder / "summary.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
 def test_the_printed_command_repeats_the_best_run(sweep, tmp_path):
     folder, done, _, _ = sweep
     (best,) = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("Best run: ")]
@@ -142,7 +142,6 @@ def test_the_printed_command_repeats_the_best_run(sweep, tmp_path):
     assert json.loads(there)["after"] == json.loads(here)["after"]
 
 
-@pytest.mark.slow
 def test_failed_trials_run_again_and_compare_reads_the_sweep(sweep):
     folder, _, _, _ = sweep
     (folder / FAILING / "metrics.csv").rmdir()
@@ -158,7 +157,6 @@ def test_failed_trials_run_again_and_compare_reads_the_sweep(sweep):
     assert (folder / "x_differences.png").is_file()
 
 
-@pytest.mark.slow
 def test_a_trial_killed_by_the_system_is_a_failed_trial_of_joblib(tmp_path):
     folder = tmp_path / "all"
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -174,7 +172,6 @@ def test_a_trial_killed_by_the_system_is_a_failed_trial_of_joblib(tmp_path):
     assert states == ["finished", "failed", "finished"]
 
 
-@pytest.mark.slow
 def test_a_sweep_told_to_stop_saves_and_exits_75(tmp_path):
     folder = tmp_path / "all"
     kept = [a for a in TINY if not a.startswith(("evaluation.", "callbacks.last", "trainer.max_steps"))]
@@ -190,7 +187,6 @@ def test_a_sweep_told_to_stop_saves_and_exits_75(tmp_path):
     assert "resuming from" in (folder / "0/trial.log").read_text()
 
 
-@pytest.mark.slow
 def test_a_search_survives_a_failed_trial_and_is_replayed(tmp_path):
     folder = tmp_path / "all"
     spoil(folder, "1")
@@ -208,7 +204,6 @@ def test_a_search_survives_a_failed_trial_and_is_replayed(tmp_path):
     assert "3 trials: 1 finished, 2 skipped (had before), 0 failed." in again.stdout
 
 
-@pytest.mark.slow
 def test_submitit_runs_trials_and_keeps_failures_apart(tmp_path):
     folder = tmp_path / "all"
     spoil(folder, "1")

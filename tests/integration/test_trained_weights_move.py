@@ -56,6 +56,7 @@ def test_full_fine_tuning_moves_the_weights(family):
     assert reached["lm_head.weight"].float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_a_trained_projector_moves():
     source = Source("llava", dtype="bfloat16", lora=lora(r=2, alpha=2.0), train_projector=True)
     share, reached = moved_share(source, "plain")

@@ -131,6 +131,7 @@ def test_gradients_are_those_of_our_own_loss(folder, rows, tmp_path, signal, wei
     assert max(value.abs().max().item() for value in got.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_program_in_the_docs_trains(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/trl.md").read_text(), re.DOTALL)
     programs = tmp_path / "programs"

@@ -36,6 +36,7 @@ def counted(folder):
 
 
 @pytest.mark.parametrize("late", [4, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_offline_runs_hold_every_row_once(model, tmp_path, late):
     folder = tmp_path / "run"
     keys = command(folder, model, every=3, val_every=4, method="dpo")

@@ -36,6 +36,7 @@ def only_finite(folder):
     return all(faults.finite(torch.load(path, weights_only=True)["state_dict"]) for path in found), len(found)
 
 
+@pytest.mark.slow
 def test_the_untrained_and_the_trained_model_are_evaluated_once(model, tmp_path):
     measured = tmp_path / "measured"
 

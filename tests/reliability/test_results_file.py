@@ -54,7 +54,7 @@ LATE = {
 
 
 @pytest.mark.parametrize("where", LATE)
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 def test_a_run_stopped_late_is_finished_by_the_same_command(model, tmp_path, where):
     folder = tmp_path / "run"
     whole = arguments(folder, model)
@@ -86,6 +86,7 @@ def test_a_row_of_a_run_that_left_none_of_the_rest_does_not_end_it(model, tmp_pa
     assert export([str(folder)], str(tmp_path / "out")) == 0
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_never_trained_here_says_how_to_train_it(model, tmp_path):
     folder = tmp_path / "run"
     whole = arguments(folder, model)

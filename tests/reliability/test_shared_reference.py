@@ -121,6 +121,7 @@ def test_two_runs_at_once_compute_once(model, whole, tmp_path):
     assert result(first).differs(result(tmp_path / "second")) == ""
 
 
+@pytest.mark.slow
 def test_of_two_runs_at_once_one_is_killed_and_the_other_fills_the_cache(model, whole, tmp_path):
     cache, marks = tmp_path / "cache", tmp_path / "marks"
     stuck = batches(lambda: time.sleep(600), 3)

@@ -149,6 +149,7 @@ def test_sharded_ranks_equal_one_and_go_on_from_a_checkpoint(model, rows, tmp_pa
     assert len(validation_losses(tmp_path / "two")) == 2
 
 
+@pytest.mark.slow
 def test_ranks_that_srun_started_are_those_of_slurm(model, rows, tmp_path):
     """The variables that srun sets, on one machine; without them both would be rank 0."""
     arguments = command(
