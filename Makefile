@@ -24,13 +24,14 @@ gpu: setup  ## check and measure on one GPU (at most 8 minutes; experiments/gpu/
 	$(BIN)/python experiments/gpu/run.py
 
 # a file stays on one worker, with its fixtures; files start in the order of tests/conftest.py
-WORKERS ?= 2
+# one more than two cores: some tests wait for processes
+WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup  ## run the tests, two at a time (minutes; WORKERS=4 for more cores)
+test: setup  ## run the tests, three at a time (5 minutes on two cores; WORKERS=6 for more)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-fast: setup  ## run the unit tests, which train nothing and start nothing (a minute)
+test-fast: setup  ## run the unit tests, which train nothing and start nothing
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not slow and not integration'
 
 test-slow: setup  ## run what `make test` leaves to CI
