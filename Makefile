@@ -32,10 +32,10 @@ test: setup  ## run the tests, three at a time (5 minutes on two cores; WORKERS=
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: setup  ## run the unit tests, which train nothing and start nothing
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not slow and not integration'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not slow and not exhaustive and not integration'
 
 test-slow: setup  ## run what `make test` leaves to CI
-	$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not exhaustive and not gpu'
 
 # the lock with other versions of some packages, in an environment of its own
 WITH ?= torch==2.8.0 torchvision==0.23.0 transformers==5.17.0
