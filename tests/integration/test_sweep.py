@@ -181,7 +181,8 @@ def test_a_sweep_told_to_stop_saves_and_exits_75(tmp_path):
     wait_for(lambda: list(folder.glob("0/checkpoints/step-*.json")), process)
     process.terminate()
     assert process.wait() == 75, process.stdout + process.stderr
-    assert "go on with resume=auto" in (folder / "0/trial.log").read_text()
+    said = f"go on with the same command and hydra.sweep.dir={folder}"
+    assert said in (folder / "0/trial.log").read_text()
     done = run(*words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming from" in (folder / "0/trial.log").read_text()
