@@ -80,8 +80,11 @@ reliability: setup  ## the whole of docs/reliability.md: kills, signals, ranks, 
 test-all: setup  ## run all of them, the exhaustive ones too
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu'
 
-coverage: setup  ## line coverage of the pure modules
-	$(BIN)/python -m pytest $(PARALLEL) tests/unit --cov=uedpo.weights.uncertainty --cov=uedpo.corruption --cov=uedpo.loss --cov=uedpo.results.statistics --cov-report=term-missing --cov-fail-under=95
+OF_PURE := $(patsubst %,tests/unit/test_%.py,uncertainty token_weights corruption loss methods methods_by_hand \
+  methods_refused metrics results signals)
+
+coverage: setup  ## line coverage of the pure modules by their unit tests
+	$(BIN)/python -m pytest $(PARALLEL) $(OF_PURE) --cov=uedpo.weights.uncertainty --cov=uedpo.corruption --cov=uedpo.loss --cov=uedpo.results.statistics --cov-report=term-missing --cov-fail-under=95
 
 check: setup  ## ruff, mypy, and imports that look down
 	$(BIN)/ruff check .
