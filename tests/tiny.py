@@ -119,15 +119,19 @@ def _build(family):
     return Qwen3VLForConditionalGeneration(config)
 
 
+def _randomise(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.15)
+
+
 def tiny_model(family, *, adapter_std=0.3, checkpointing=False, dtype=torch.float32):
     """A PEFT model in train mode; `adapter_std=0` leaves the adapter untouched."""
     assert family in FAMILIES
     torch.manual_seed(0)
     model = _build(family)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.15)
+    _randomise(model)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model = add_lora(model, 4, 4.0, 0.0, family_of(model.config).lora_targets(model))
@@ -213,10 +217,7 @@ def tiny_llava(folder: Path) -> Path:
     config.text_config.num_key_value_heads, config.text_config.head_dim = 2, 8
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.15)
+    _randomise(model)
     model.save_pretrained(folder)
     for file in shipped.iterdir():
         if file.name not in ("config.json", "model.safetensors"):

@@ -48,17 +48,16 @@ def rows():
     ])  # fmt: skip
 
 
-def trainer(kind, config, folder, rows, path, steps=20, corruption=None, **options):
+def trainer(kind, config, folder, rows, path, steps=20, **options):
     common = {
         "output_dir": str(path), "max_steps": steps, "per_device_train_batch_size": 2, "learning_rate": 1e-3,
         "report_to": "none", "save_strategy": "no", "logging_steps": 1, "use_cpu": True, "max_length": None,
         "seed": 3, "gradient_checkpointing": False, "beta": 0.3, "bf16": False, "disable_tqdm": True,
     }  # fmt: skip
-    more = {} if corruption is None else {"corruption": corruption}
     return kind(
         AutoModelForImageTextToText.from_pretrained(folder), args=config(**common | options),
         train_dataset=rows, processing_class=AutoProcessor.from_pretrained(folder),
-        peft_config=LoraConfig(**LORA), **more,
+        peft_config=LoraConfig(**LORA),
     )  # fmt: skip
 
 

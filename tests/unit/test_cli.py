@@ -10,9 +10,10 @@ import pytest
 from tests.config.test_light import COMMANDS as MODULES
 from uedpo import __main__ as program
 from uedpo.cli import completion, doctor
-from uedpo.cli.catalogue import allowed, entries, groups
+from uedpo.cli.catalogue import allowed, entries
 from uedpo.cli.list import listed
-from uedpo.config.overrides import check_overrides, conf_folder
+from uedpo.config.choices import conf_folder, group_names
+from uedpo.config.overrides import check_overrides
 from uedpo.types import Tau
 
 
@@ -58,7 +59,7 @@ def test_what_there_is_not_is_one_line(monkeypatch, capsys, arguments, said):
 
 def test_the_list_has_every_file_of_conf():
     folders = {file.parent.name for file in conf_folder().glob("*/*.yaml")}
-    assert set(groups()) == folders
+    assert set(group_names()) == folders
     overview = listed([])
     for group in folders:
         files = sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))

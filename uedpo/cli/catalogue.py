@@ -36,11 +36,6 @@ class Entry(NamedTuple):
     keys: list[Key]
 
 
-def groups() -> list[str]:
-    """The groups of conf/, by name."""
-    return sorted(folder.name for folder in conf_folder().iterdir() if any(folder.glob("*.yaml")))
-
-
 def entries(group: str) -> list[Entry]:
     """The files of a group; for "config", conf/config.yaml itself."""
     if group == "config":
@@ -121,7 +116,7 @@ def allowed(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(map(allowed, get_args(annotation)))
     if hasattr(annotation, "__metadata__"):
-        return " ".join([allowed(get_args(annotation)[0]), *bounds(annotation)])
+        return f"{allowed(get_args(annotation)[0])} {bounds(annotation)}".strip()
     if origin is list:
         return "a list"
     return TYPES.get(annotation, "")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uedpo.__main__ import COMMANDS
-from uedpo.cli.catalogue import entries, groups
+from uedpo.cli.catalogue import entries
+from uedpo.config.choices import choices_of, group_names
 from uedpo.config.command_line import answer
 from uedpo.config.validate import GROUPS
 from uedpo.errors import InputError
@@ -57,7 +58,7 @@ def words(line: str) -> list[str]:
     if not given:
         candidates = list(COMMANDS)
     elif given[0] == "list":
-        candidates = [*groups(), "devices", "config"] if len(given) == 1 else _names(given[1])
+        candidates = [*group_names(), "devices", "config"] if len(given) == 1 else _names(given[1])
     elif given[0] == "completion":
         candidates = ["bash", "zsh"]
     elif given[0] in CONFIGURED:
@@ -68,17 +69,20 @@ def words(line: str) -> list[str]:
 
 
 def _names(group: str) -> list[str]:
-    return [entry.name for entry in entries(group)] if group in groups() else []
+    return choices_of(group) if group in group_names() else []
 
 
 def _overrides(last: str, given: set[str]) -> list[str]:
     """Groups and keys, or the files of the group whose value is being written."""
     name, equals, _ = last.lstrip("+").partition("=")
-    plus = {group: "" if group in GROUPS else "+" for group in groups()}
+    plus = {group: "" if group in GROUPS else "+" for group in group_names()}
     if equals:
         return [f"{last[: last.index('=')]}={value}" for value in _names(name)]
     keys = {key.name for group in ("config", *GROUPS) for entry in entries(group) for key in entry.keys}
-    return [*(f"{plus[g]}{g}=" for g in groups() if g not in given), *(f"{k}=" for k in sorted(keys - given))]
+    return [
+        *(f"{plus[g]}{g}=" for g in group_names() if g not in given),
+        *(f"{k}=" for k in sorted(keys - given)),
+    ]
 
 
 def main() -> int:

@@ -12,7 +12,8 @@ import difflib
 import textwrap
 from collections.abc import Sequence
 
-from uedpo.cli.catalogue import Entry, entries, groups
+from uedpo.cli.catalogue import Entry, entries
+from uedpo.config.choices import choices_of, group_names
 from uedpo.config.command_line import answer
 from uedpo.errors import InputError
 
@@ -31,7 +32,7 @@ def listed(arguments: Sequence[str]) -> str:
             f"{' '.join(arguments)[:100]}: give at most WHAT and NAME, as in uedpo list losses dpo"
         )
     if not arguments:
-        return "\n".join(wrapped(f"{name:12}{counted(name)}", 12) for name in [*groups(), *OTHERS])
+        return "\n".join(wrapped(f"{name:12}{counted(name)}", 12) for name in [*group_names(), *OTHERS])
     group, *names = group_of(arguments[0]), *arguments[1:]
     if group == "devices":
         return devices()
@@ -49,7 +50,7 @@ def counted(name: str) -> str:
         return "for uedpo plan device=NAME"
     if name == "config":
         return "keys that belong to no group"
-    return ", ".join(entry.name for entry in entries(name))
+    return ", ".join(choices_of(name))
 
 
 def group_of(what: str) -> str:
@@ -58,7 +59,7 @@ def group_of(what: str) -> str:
     Raises:
         InputError: there is none.
     """
-    known = [*groups(), *OTHERS]
+    known = [*group_names(), *OTHERS]
     for name in (what, PLURALS.get(what, ""), what.removesuffix("s"), f"{what}s"):
         if name in known:
             return name

@@ -32,10 +32,14 @@ def conf_folder() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
+def group_names() -> list[str]:
+    """The groups of conf/."""
+    return sorted(folder.name for folder in conf_folder().iterdir() if choices_of(folder.name))
+
+
 def groups() -> str:
     """Each group of conf/ with its files, a line a group."""
-    names = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in conf_folder().iterdir()}
-    return "\n".join(f"{group}: {', '.join(files)}" for group, files in sorted(names.items()) if files)
+    return "\n".join(f"{group}: {', '.join(choices_of(group))}" for group in group_names())
 
 
 def is_group(key: str) -> bool:
@@ -55,7 +59,7 @@ def group_problems(parsed: Sequence[Override]) -> Iterator[str]:
         if group not in chosen or isinstance(override.value(), dict):  # keys of the group, all at once
             continue
         if group not in LISTS and not all(isinstance(name, str) for name in chosen[group]):
-            yield f"{line}: give the name of one file of conf/{group}/: {', '.join(_choices_of(group))}"
+            yield f"{line}: give the name of one file of conf/{group}/: {', '.join(choices_of(group))}"
         elif group in GROUPS and override.is_add():
             yield f"{line}: one is chosen already; write {line.lstrip('+')}"
         elif group not in GROUPS and not override.is_add():
@@ -77,7 +81,8 @@ def _names(override: Override) -> list[object]:
     return [override.value()]
 
 
-def _choices_of(group: str) -> list[str]:
+def choices_of(group: str) -> list[str]:
+    """The files of a group."""
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
@@ -96,7 +101,7 @@ def no_choice(error: MissingConfigException) -> str | None:
     first, _, rest = missing.partition("/")
     if first in PLACES and (rest.count("/") or Path(rest).suffix):
         return f"{first}={rest}: no such choice; {PLACES[first]}={rest} takes a path"
-    options = error.options or _choices_of(group)
+    options = error.options or choices_of(group)
     if not group or not options:
         return None
     near = difflib.get_close_matches(name.lower(), options, 1)

@@ -216,21 +216,21 @@ def _not_finite(path: str, value: Any) -> Iterator[str]:
         yield from _not_finite(f"{path}.{key}", item)
 
 
-def bounds(annotation: Any) -> list[str]:
-    """The range of an annotated number in words, as in ["> 0 and <= 0.5"]; empty where it has none."""
+def bounds(annotation: Any) -> str:
+    """The range of an annotated number in words, as in "> 0 and <= 0.5"; empty where it has none."""
     parts = []
     for item in getattr(annotation, "__metadata__", ()):
         for sign, bound in ((">", "gt"), (">=", "ge"), ("<", "lt"), ("<=", "le")):
             if getattr(item, bound, None) is not None:
                 parts.append(f"{sign} {getattr(item, bound)}")
-    return [" and ".join(parts)] if parts else []
+    return " and ".join(parts)
 
 
 def _range(annotation: Any) -> str:
     """The whole range of an annotated number, in words, and the reason where the annotation names one."""
-    parts = bounds(annotation)
+    allowed = bounds(annotation)
     reasons = [item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, str)]
-    return (f" (allowed: {parts[0]})" if parts else "") + "".join(f"; {r}" for r in reasons)
+    return (f" (allowed: {allowed})" if allowed else "") + "".join(f"; {r}" for r in reasons)
 
 
 def _holders(values: Mapping[str, Any], key: str, path: str = "") -> Iterator[str]:
