@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# tests start many processes: each compiles a file only if nobody has before
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo gpu test test-fast test-slow versions axe browser screenshots reliability test-all coverage check format audit demo-files lock clean
 

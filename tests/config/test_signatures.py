@@ -2,8 +2,8 @@
 
 import importlib
 import inspect
-import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +13,12 @@ from uedpo.config.overrides import conf_folder
 from uedpo.config.trust import OWN, _below, target_problem
 from uedpo.config.validate import _is_checkable
 
-MODULES = sorted(m.name for m in pkgutil.walk_packages(uedpo.__path__, "uedpo.") if ".assets" not in m.name)
+PACKAGE = Path(uedpo.__file__).parent
+MODULES = sorted(
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for file in PACKAGE.rglob("*.py")
+    if file != PACKAGE / "__init__.py" and "assets" not in file.parts
+)
 TARGETS = sorted(
     {
         target

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import pytest
@@ -16,9 +17,14 @@ EXPERIMENTS, METHODS, CORRUPTIONS, TUNED, MODELS = (
 )
 
 
-def composed(*overrides):
+@functools.cache
+def _composed(*overrides):
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("config", list(overrides))
+
+
+def composed(*overrides):
+    return _composed(*overrides).copy()
 
 
 def problems(*overrides):
@@ -62,6 +68,7 @@ def test_combinations_validate(overrides):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.cases(6)
 def test_every_model_validates(name):
     cfg = composed(f"model={name}", *(["model.path=ORG/NAME"] if name == "hf" else []))
     validate(cfg)
@@ -90,11 +97,13 @@ def test_ways_to_hold_a_model_that_do_not_fit_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.cases(6)
 def test_every_method_validates(name):
     check_overrides([f"+method={name}"])
 
 
 @pytest.mark.parametrize("name", TUNED)
+@pytest.mark.cases(4)
 def test_every_tuned_method_has_the_best_rate_of_its_trials(name):
     cfg = composed(f"+tuned={name}")
     validate(cfg)
@@ -111,6 +120,7 @@ def f1(row):
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.cases(4)
 def test_every_corruption_validates(name):
     check_overrides([f"corruption={name}"])
 
@@ -129,43 +139,52 @@ def test_all_problems_come_in_one_message():
 
 
 @pytest.mark.parametrize(
-    ("override", "part"),
-    [
-        ("weights.alpha=-0.1", "weights.alpha=-0.1"),
-        ("weights.alpha=nan", "weights.alpha=nan"),
-        ("weights.tau=0", "weights.tau=0"),
-        ("weights.tau=0.51", "<= 0.5"),
-        ("corruption.k=1000", "corruption.k=1000"),
-        ("weights.control=random", "'none', 'constant', 'shuffled' or 'mean_one'"),
-        ("corruption.schedule=cosine", "corruption.schedule='cosine'"),
-        ("loss.beta=0", "loss.beta=0"),
-        ("loss.beta=inf", "loss.beta=inf"),
-        ("seed=-1", "seed=-1"),
-        ("seed=one", "seed='one'"),
-        ("sede=1", "did you mean seed?"),
-        ("trainer.accelerator=mps", "macOS runs on cpu"),
-        ("trainer.max_steps=0", "trainer.max_steps=0"),
-        ("data.batch_size=1.5", "data.batch_size=1.5"),
-        ("data.train.split=test", "data.train.split='test'"),
-        ("model.lora.rank=4", "model.lora.rank: unknown key"),
-        ("global_batch=7", "global_batch=7"),
-        ("evaluation.num_shift=-1", "evaluation.num_shift=-1"),
-        ("callbacks.best.monitr=x", "did you mean callbacks.best.monitor?"),
-        ("weights=uniform", "loss=ue_dpo needs token weights"),
-        ("+method=ipo loss.label_smoothing=0.1", "has no effect with loss.form=ipo; set it to 0"),
-        ("+method=mdpo corruption.least=0.9", "corruption.least=0.9: must not be above corruption.most=0.2"),
-        ("loss=dpo", "loss=dpo takes no token weights"),
-        ("loss=napo", "data.negatives=true go together"),
-        ("data.negatives=true", "data.negatives=true go together"),
-        ("weights.alpha=0,0.3,2", "weights.alpha=2"),
-        ("weights.every_n_steps=0", "weights.every_n_steps=0"),
-        ("data=files", "data.path: missing"),
-        ("loss.sample_weights=1", "loss.sample_weights: unknown key"),
-        ("loss._target_=uedpo.loss.nope", "cannot be imported"),
+    "named",
+    [  # what goes into one command: to compose takes longest
+        {
+            "weights.alpha=-0.1": "weights.alpha=-0.1",
+            "weights.tau=0": "weights.tau=0",
+            "weights.control=random": "'none', 'constant', 'shuffled' or 'mean_one'",
+            "weights.every_n_steps=0": "weights.every_n_steps=0",
+            "corruption.k=1000": "corruption.k=1000",
+            "corruption.schedule=cosine": "corruption.schedule='cosine'",
+            "loss.beta=0": "loss.beta=0",
+            "loss.sample_weights=1": "loss.sample_weights: unknown key",
+            "seed=-1": "seed=-1",
+            "sede=1": "did you mean seed?",
+            "trainer.accelerator=mps": "macOS runs on cpu",
+            "trainer.max_steps=0": "trainer.max_steps=0",
+            "data.batch_size=1.5": "data.batch_size=1.5",
+            "data.train.split=test": "data.train.split='test'",
+            "model.lora.rank=4": "model.lora.rank: unknown key",
+            "evaluation.num_shift=-1": "evaluation.num_shift=-1",
+            "callbacks.best.monitr=x": "did you mean callbacks.best.monitor?",
+        },
+        {
+            "weights.alpha=nan": "weights.alpha=nan",
+            "weights.tau=0.51": "<= 0.5",
+            "loss.beta=inf": "loss.beta=inf",
+            "seed=one": "seed='one'",
+            "global_batch=7": "global_batch=7",
+        },
+        {"weights=uniform": "loss=ue_dpo needs token weights"},
+        {"+method=ipo": "", "loss.label_smoothing=0.1": "has no effect with loss.form=ipo; set it to 0"},
+        {
+            "+method=mdpo": "",
+            "corruption.least=0.9": "corruption.least=0.9: must not be above corruption.most=0.2",
+        },
+        {"loss=dpo": "loss=dpo takes no token weights"},
+        {"loss=napo": "data.negatives=true go together"},
+        {"data.negatives=true": "data.negatives=true go together"},
+        {"weights.alpha=0,0.3,2": "weights.alpha=2"},
+        {"data=files": "data.path: missing"},
+        {"loss._target_=uedpo.loss.nope": "cannot be imported"},
     ],
+    ids=lambda named: next(iter(named)),
 )
-def test_bad_values_name_key_value_and_range(override, part):
-    assert part in problems(*override.split())
+def test_bad_values_name_key_value_and_range(named):
+    text = problems(*named)
+    assert [part for part in named.values() if part not in text] == []
 
 
 def test_a_range_names_its_reason():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from tests.tiny import tiny_llava
 from uedpo.plan import __main__ as plan
 from uedpo.scoring import attention, varlen
 
@@ -30,12 +31,18 @@ def run(monkeypatch, capsys):
     return go
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return f"model.path={tiny_llava(tmp_path_factory.mktemp('tiny'))}"
+
+
 def megabytes(line):
     return float(re.search(r"([\d.]+) MB", line)[1])
 
 
-def test_plan_says_what_would_fit(run):
-    code, out, err = run(*FEW, "data.batch_size=2", "rows=3", "device_gb=0.028", "device_tflops=1")
+@pytest.mark.slow
+def test_plan_says_what_would_fit(run, tiny):
+    code, out, err = run(*FEW, tiny, "data.batch_size=2", "rows=3", "device_gb=0.0025", "device_tflops=1")
     assert (code, err) == (0, "")
     memory = out[: out.index("work for a pair")]
     lines = {line.strip().split("  ")[0]: line for line in memory.splitlines()}
@@ -54,9 +61,9 @@ def test_plan_says_what_would_fit(run):
     assert "WARNING" not in out
 
 
-def test_plan_counts_given_lengths(run):
+def test_plan_counts_given_lengths(run, tiny):
     made_up = ("prompt_tokens=30", "response_tokens=20", "image_size=96x96")
-    code, out, _ = run(*made_up, "data.batch_size=1", "device=h100")
+    code, out, _ = run(*made_up, tiny, "data.batch_size=1", "device=h100")
     assert code == 0
     assert out.startswith("WARNING: trainer.accelerator=cpu")
     assert "add trainer=gpu for a run on h100" in out.splitlines()[0]

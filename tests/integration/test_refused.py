@@ -146,7 +146,7 @@ READS = [
     ("uedpo.run", ["--cfg", "job", RUN]),
     ("uedpo.run", ["--hydra-help"]),
     ("uedpo.check", ["--help"]),
-    ("uedpo.plan", ["device=cpu", "rows=2"]),
+    ("uedpo.plan", ["device=cpu", "rows=1"]),
     ("uedpo.explain", ["--help"]),
     ("uedpo.compare", ["--help"]),
     ("uedpo.evaluation.score", ["--help"]),
@@ -178,7 +178,7 @@ def keys_for(module, arguments, model):
 
 
 @pytest.mark.parametrize(("module", "arguments"), REFUSED, ids=lambda value: " ".join(value)[:60])
-@pytest.mark.cases(12)
+@pytest.mark.cases(8)
 def test_a_refused_command_changes_nothing_and_says_why(work, model, module, arguments):
     before = tree(work)
     code, err, out = command(work, module, *keys_for(module, arguments, model))
@@ -201,6 +201,7 @@ def test_there_are_forty_of_them():
     assert len(REFUSED) >= 40
 
 
+@pytest.mark.slow
 def test_the_record_is_of_the_command_that_was_accepted(work, model):
     about = json.loads((work / "run/command.json").read_text())
     assert about["overrides"] == [*SMALL, model]

@@ -78,6 +78,7 @@ def test_guard_stops_before_the_step(model, tmp_path, where):
     assert only_finite(tmp_path) == (True, 2)
 
 
+@pytest.mark.slow
 def test_guard_leaves_out_what_it_may(model, tmp_path):
     arguments = [*command(tmp_path / "run", model, **STEPS), "callbacks.guard.skip=1"]
     finish(arguments, tmp_path / "log", fault=faults.not_finite(6, "loss nan"))

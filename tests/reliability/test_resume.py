@@ -76,7 +76,7 @@ def kill_at_random(run, seconds, draw):
     return False
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow  # integration/test_training.py resumes a run in the process
 def test_chain_of_kills_is_bit_identical(model, reference, tmp_path):
     kind = "1 x, 0 workers"
     arguments = [*command(tmp_path / "run", model, **KINDS[kind]), "resume=auto"]

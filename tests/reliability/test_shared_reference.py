@@ -63,6 +63,7 @@ def whole(model, tmp_path_factory):
     return folder / "cache", folder / "run"
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_one_shard_at_most_and_the_next_computes_the_rest(model, whole, tmp_path):
     cache = tmp_path / "cache"
     run = start(arguments(tmp_path / "run", model, cache), tmp_path / "log", fault=batches(faults.kill, 4))

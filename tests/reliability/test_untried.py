@@ -144,6 +144,7 @@ def loss(*args, **kwargs):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_of_one_s_own_that_is_not_a_number_is_one_line_and_costs_no_checkpoint(model, tmp_path):
     (tmp_path / "own_loss.py").write_text(OWN_LOSS)
     own = ["allow_packages=[own_loss]", "loss._target_=own_loss.loss"]

@@ -80,6 +80,7 @@ def seen_together():
     return {(a not in TEXT_ONLY, b not in TEXT_ONLY) for [a], [b] in zip(*ranks, strict=True)}
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_at_the_same_global_batch(model, rows, tmp_path):
     """Batches of 1 accumulated twice on two ranks, against a batch of 4; validation on 2 and 1 of 3 pairs."""
     assert seen_together() == {(True, True), (True, False), (False, True), (False, False)}

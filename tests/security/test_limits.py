@@ -31,12 +31,12 @@ def packed(scenes, columns, size):
 
 
 ROWS = {
-    "data": packed(2, ["a"], 2**28),
-    "scenes": packed(10**12, ["a"], 10),
-    "negative": packed(-1, ["a"], 10),
-    "text": {"columns": ["a"], "scenes": "x", "data": ""},
-    "columns": packed(10**6, ["a"] * 1000, 10),
-    "deep": {"columns": json.loads("[" * 500 + "]" * 500), "scenes": 1, "data": ""},
+    "data": lambda: packed(2, ["a"], 2**28),
+    "scenes": lambda: packed(10**12, ["a"], 10),
+    "negative": lambda: packed(-1, ["a"], 10),
+    "text": lambda: {"columns": ["a"], "scenes": "x", "data": ""},
+    "columns": lambda: packed(10**6, ["a"] * 1000, 10),
+    "deep": lambda: {"columns": json.loads("[" * 500 + "]" * 500), "scenes": 1, "data": ""},
 }
 
 
@@ -44,7 +44,7 @@ ROWS = {
 def test_rows_that_unpack_to_gigabytes(tmp_path, name):
     config = {"seed": 0}
     row = {"key": key_of(config), "method": "m", "config": config, "commit": None, "seconds": 1.0,
-           "metrics": {}, "counts": {"shift": ROWS[name]}}  # fmt: skip
+           "metrics": {}, "counts": {"shift": ROWS[name]()}}  # fmt: skip
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(row) + "\n")
     assert ":1: not a row of results" in one_line(lambda: read_rows(path))

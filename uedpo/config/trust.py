@@ -17,7 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from uedpo.config import signatures
-from uedpo.runtime.redact import looks_secret
+from uedpo.runtime.redact import known_secrets, looks_secret
 
 # what of this package builds a part of a run: not its entry points, which write files
 OWN = (
@@ -56,9 +56,10 @@ def trust_problems(cfg: DictConfig, overrides: Sequence[str] | None = None) -> l
     packages = raw.get("allow_packages") or []
     problems = list(_packages(packages, overrides))
     names = [] if problems else list(packages)
+    secrets = known_secrets()
     for path, value in _nodes(raw, ""):
         if not path.startswith("hydra.overrides."):  # Hydra's copy of the command line
-            problems += _problem(path, value, names)
+            problems += _problem(path, value, names, secrets)
     if isinstance(raw.get("hydra"), Mapping):
         problems += _hydra(raw["hydra"], overrides)
     return list(dict.fromkeys(problems))
@@ -91,9 +92,9 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield full, value
 
 
-def _problem(path: str, value: Any, packages: Collection[str]) -> Iterator[str]:
+def _problem(path: str, value: Any, packages: Collection[str], secrets: Collection[str]) -> Iterator[str]:
     key = path.rsplit(".", 1)[-1]
-    if looks_secret(key, value):
+    if looks_secret(key, value, secrets):
         # never with the value
         yield f"{path}: looks like a secret; give it by an environment variable, never in a configuration"
         return

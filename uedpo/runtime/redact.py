@@ -59,11 +59,12 @@ def known_secrets() -> set[str]:
     return {value for value in named if len(value) >= _SHORTEST}
 
 
-def looks_secret(name: str, value: object) -> bool:
-    """Whether `value`, found under the key `name`, must not be written anywhere."""
+def looks_secret(name: str, value: object, known: Iterable[str] | None = None) -> bool:
+    """Whether `value`, found under the key `name`, must not be written anywhere; `known` as of `redact`."""
     if not isinstance(value, str) or not value.strip() or value.startswith(("???", "${")):
         return False
-    if _FORMS.search(value) or any(secret in value for secret in known_secrets()):
+    known = known_secrets() if known is None else known
+    if _FORMS.search(value) or any(secret in value for secret in known):
         return True
     return secret_name(name)
 
