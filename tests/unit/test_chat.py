@@ -99,16 +99,16 @@ def test_pieces_are_those_of_the_golden_file():
 
 def test_an_answer_that_begins_within_the_last_token_of_the_prompt():
     frame = AnswerFrame(kinds.processor("byte_level", "colon glued"))
-    told = frame.tell(kinds.turns("What?"), ["(two", "two"])
+    rendered = frame.render(kinds.turns("What?"), ["(two", "two"])
     decode = frame.tokenizer.decode
-    assert decode(told.context).endswith("ASSISTANT:")
-    assert [(r.swallowed, decode(r.ids)) for r in told.responses] == [(1, ":(two</s>"), (0, "two</s>")]
+    assert decode(rendered.context).endswith("ASSISTANT:")
+    assert [(r.swallowed, decode(r.ids)) for r in rendered.responses] == [(1, ":(two</s>"), (0, "two</s>")]
     assert frame.spans(kinds.turns("What?"), "(two dogs")[0] == (0, 1)
 
 
 def test_white_space_around_an_answer_is_left_out():
     frame = AnswerFrame(kinds.processor("characters", "newline"))
-    ids = [r.ids for r in frame.tell(kinds.turns("What?"), ["No dog", " \nNo dog \t\n"]).responses]
+    ids = [r.ids for r in frame.render(kinds.turns("What?"), ["No dog", " \nNo dog \t\n"]).responses]
     assert ids[0] == ids[1]
     assert frame.tokenizer.decode(ids[0]) == "No dog<|end|>"
 
@@ -120,7 +120,7 @@ def test_spans_of_characters_land_on_their_tokens(kind):
         made = AnswerFrame(kinds.processor(kind, frame))
         turns = kinds.turns("What?")
         spans = made.spans(turns, text)
-        (response,) = made.tell(turns, [text]).responses
+        (response,) = made.render(turns, [text]).responses
         assert len(spans) == len(response.ids)
         covered = [text.strip()[a:b] for a, b in spans]
         # a mark that a tokenizer puts before a word has the word's first character, too
@@ -162,7 +162,7 @@ def test_thoughts():
     )
     text, start = AnswerFrame(own).conversation(turns, "<think>\nhm\n</think>\n\nA cup.")
     assert text[:start].endswith("<|start|>assistant\n")
-    ids = AnswerFrame(own).tell(turns, ["<think>\nhm\n</think>\n\nA cup."]).responses[0].ids
+    ids = AnswerFrame(own).render(turns, ["<think>\nhm\n</think>\n\nA cup."]).responses[0].ids
     assert frame.tokenizer.decode(ids).endswith("hm\n</think>\n\nA cup.<|end|>")
     never = kinds.processor("byte_level", "thinking")
     never.chat_template = never.chat_template.replace("<think>\n\n</think>\n\n", "")
@@ -212,14 +212,14 @@ def test_rows_of_another_text_are_refused_with_both(monkeypatch):
     pair = PreferencePair("a", IMAGE, "Is there a dog?", "Yes two", "No")
     lines = boundary_lines(collate, pair)
     assert lines[1].endswith("... s ▁there ▁a ▁dog? ▁ASSISTANT: || ▁Yes ▁two </s>")
-    tell = AnswerFrame.tell
+    render = AnswerFrame.render
 
     def alone(self, turns, answers):  # the answer encoded by itself behind the space
-        told = tell(self, turns, answers)
+        rendered = render(self, turns, answers)
         stray = self.tokenizer.convert_tokens_to_ids("▁")
-        return told._replace(responses=[r._replace(ids=[stray, *r.ids]) for r in told.responses])
+        return rendered._replace(responses=[r._replace(ids=[stray, *r.ids]) for r in rendered.responses])
 
-    monkeypatch.setattr(AnswerFrame, "tell", alone)
+    monkeypatch.setattr(AnswerFrame, "render", alone)
     with pytest.raises(
         InputError, match=r"^row a: is trained as .* where the chat template writes .*Yes two"
     ) as e:

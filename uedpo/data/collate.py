@@ -13,7 +13,7 @@ from uedpo.data.prompts import pair_turns
 from uedpo.data.spans import sample_weights, token_weights
 from uedpo.data.texts import token_limit
 from uedpo.errors import InputError
-from uedpo.model.chat import TOKEN_TYPES, AnswerFrame, Response, Told
+from uedpo.model.chat import TOKEN_TYPES, AnswerFrame, Rendered, Response
 from uedpo.model.families.family import TILE_SIDES
 from uedpo.types import Normalisation, PairBatch, PreferencePair
 
@@ -71,13 +71,13 @@ class PairCollator:
         self.max_length = token_limit(processor.tokenizer)
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
-        told = [self._told(pair) for pair in pairs]
-        chosen = [self._prompt(pair, t, pair.images) for pair, t in zip(pairs, told, strict=True)]
+        rendered = [self._rendered(pair) for pair in pairs]
+        chosen = [self._prompt(pair, t, pair.images) for pair, t in zip(pairs, rendered, strict=True)]
         rejected = [
             prompt if pair.rejected_image is None else self._prompt(pair, t, pair.rejected_images)
-            for pair, t, prompt in zip(pairs, told, chosen, strict=True)
+            for pair, t, prompt in zip(pairs, rendered, chosen, strict=True)
         ]
-        answers = list(zip(*(t.responses for t in told), strict=True))
+        answers = list(zip(*(r.responses for r in rendered), strict=True))
         prompts = [*chosen, *rejected, *chosen * (len(answers) - 2)]
         responses = [response for side in answers for response in side]
         sequences = [
@@ -144,7 +144,7 @@ class PairCollator:
 
     def num_response_tokens(self, pair: PreferencePair) -> int:
         """Tokens of all responses of a row that are kept."""
-        return sum(len(self._cut(response)[0]) for response in self._told(pair).responses)
+        return sum(len(self._cut(response)[0]) for response in self._rendered(pair).responses)
 
     def _cut(self, response: Response) -> tuple[list[int], list[int]]:
         """What is kept of a response, and what follows its end of turn where that is kept."""
@@ -152,9 +152,9 @@ class PairCollator:
             return response.ids[: self.max_response_tokens], []
         return response.ids, response.rest
 
-    def _told(self, pair: PreferencePair) -> Told:
+    def _rendered(self, pair: PreferencePair) -> Rendered:
         try:
-            return self.frame.tell(pair_turns(pair), self._answers(pair))
+            return self.frame.render(pair_turns(pair), self._answers(pair))
         except InputError as error:
             raise InputError(f"row {pair.id}: {error}") from None
 
@@ -173,43 +173,43 @@ class PairCollator:
             return None
         return torch.tensor(scores).T.flatten()
 
-    def _prompt(self, pair: PreferencePair, told: Told, images: tuple[Any, ...]) -> EncodedPrompt:
+    def _prompt(self, pair: PreferencePair, rendered: Rendered, images: tuple[Any, ...]) -> EncodedPrompt:
         given = {"images": list(images)} if images else {}
-        options = self.frame.options(told.probe)
+        options = self.frame.options(rendered.probe)
         try:
-            made = self.processor(**given, text=[told.probe], return_tensors="pt", **options)
+            encoded = self.processor(**given, text=[rendered.probe], return_tensors="pt", **options)
         except ValueError as error:  # transformers', of a prompt that places another number of images
             reason = " ".join(str(error).split())[:300]
             raise InputError(
                 f"row {pair.id}: the processor refuses its prompt and images ({reason}); use the processor "
                 "and chat template that belong to the model, or leave the row out"
             ) from None
-        extra = set(made) - {"input_ids", "attention_mask", "pixel_values", *TOKEN_TYPES, *SIDES}
+        extra = set(encoded) - {"input_ids", "attention_mask", "pixel_values", *TOKEN_TYPES, *SIDES}
         if extra:
             raise InputError(f"the processor makes {sorted(extra)}, which this collator does not carry yet")
-        types = {name: made[name][0] for name in TOKEN_TYPES if name in made}
-        apart = images_apart(pair.id, made, len(images)) if "pixel_values" in made else []
-        return EncodedPrompt(self.frame.context(told, made["input_ids"][0].tolist()), types, apart)
+        types = {name: encoded[name][0] for name in TOKEN_TYPES if name in encoded}
+        apart = images_apart(pair.id, encoded, len(images)) if "pixel_values" in encoded else []
+        return EncodedPrompt(self.frame.context(rendered, encoded["input_ids"][0].tolist()), types, apart)
 
 
-def images_apart(name: str, made: Any, num: int) -> list[EncodedImage]:
+def images_apart(name: str, encoded: Any, num: int) -> list[EncodedImage]:
     """The images of a row, which the processor makes together."""
-    pixels = made["pixel_values"]
+    pixels = encoded["pixel_values"]
     stacked = pixels.dim() == 5  # [images, tiles, channels, height, width]
-    if "image_grid_thw" in made:
-        parts = list(torch.split(pixels, made["image_grid_thw"].prod(-1).tolist()))
+    if "image_grid_thw" in encoded:
+        parts = list(torch.split(pixels, encoded["image_grid_thw"].prod(-1).tolist()))
     elif num == 1:
         parts = [pixels[0] if stacked else pixels]
-    elif len(pixels) == num and "batch_num_images" not in made:
+    elif len(pixels) == num and "batch_num_images" not in encoded:
         parts = list(pixels) if stacked else list(torch.split(pixels, 1))
     else:
         raise InputError(
             f"row {name}: the processor does not tell its {num} images apart; give this model one a row"
         )
-    sides = [name for name in SIDES if name in made]
-    single = not stacked and "image_grid_thw" not in made
+    sides = [name for name in SIDES if name in encoded]
+    single = not stacked and "image_grid_thw" not in encoded
     return [
-        EncodedImage(part, {name: made[name][i] for name in sides}, single and len(part) == 1)
+        EncodedImage(part, {name: encoded[name][i] for name in sides}, single and len(part) == 1)
         for i, part in enumerate(parts)
     ]
 

@@ -57,8 +57,8 @@ class TextRules:
         self._written(pair, turns)
         if all(len(text.encode()) + FRAME_TOKENS <= self.max_tokens for text in responses.values()):
             return  # a token covers a byte at least, so most texts need no tokenizer to be known as short
-        told = [made.ids for made in self.frame.tell(turns, list(responses.values())).responses]
-        cut = [ids[: self.max_tokens] for ids in told if len(ids) > self.max_tokens]
+        answers = [response.ids for response in self.frame.render(turns, list(responses.values())).responses]
+        cut = [ids[: self.max_tokens] for ids in answers if len(ids) > self.max_tokens]
         if len(cut) == 2 and pair.rejected_image is None and cut[0] == cut[1]:
             raise RowProblem(
                 "rejected", "IDENTICAL_AFTER_CUT",
@@ -80,12 +80,12 @@ class TextRules:
         answers = [("chosen", pair.chosen), ("rejected", pair.rejected), *(("negatives", n) for n in others)]
         for field, text in answers:
             try:
-                made, _ = self.frame.conversation(turns, text)
+                written, _ = self.frame.conversation(turns, text)
             except InputError as error:
                 where = "history" if pair.history and "refuses" in str(error) else field
                 raise RowProblem(where, "TEMPLATE", f"does not go: {error}; drop the row") from None
             # templates may strip the text of a turn
-            if not all(said.strip() in made for _, said in pair.history):
+            if not all(said.strip() in written for _, said in pair.history):
                 raise RowProblem(
                     "history", "TEMPLATE", "does not go: the chat template leaves a turn out; drop the row"
                 )

@@ -18,16 +18,16 @@ def ask(frame: AnswerFrame, images: Sequence[Any] | None, prompts: Sequence[str]
     Raises:
         InputError: the prompts cannot share a batch; see `AnswerFrame`.
     """
-    told = [frame.tell(user_turn(prompt, with_image=images is not None), ()) for prompt in prompts]
+    rendered = [frame.render(user_turn(prompt, with_image=images is not None), ()) for prompt in prompts]
     given = (
         {} if images is None else {"images": [[image] for image in images]}
     )  # some take a flat list for one
     made = frame.processor(
-        **given, text=[t.probe for t in told], return_tensors="pt", padding=True, padding_side="left",
-        **frame.options(told[0].probe),
+        **given, text=[t.probe for t in rendered], return_tensors="pt", padding=True, padding_side="left",
+        **frame.options(rendered[0].probe),
     )  # fmt: skip
     ids = made["input_ids"]
-    kept = {len(frame.context(t, row)) for t, row in zip(told, ids.tolist(), strict=True)}
+    kept = {len(frame.context(t, row)) for t, row in zip(rendered, ids.tolist(), strict=True)}
     if len(kept) > 1:
         raise InputError("these prompts end in other numbers of tokens; use batch_size=1")
     (width,) = kept

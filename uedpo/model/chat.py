@@ -35,7 +35,7 @@ class Response(NamedTuple):
     rest: list[int]
 
 
-class Told(NamedTuple):
+class Rendered(NamedTuple):
     """A conversation and answers to it.
 
     Attributes:
@@ -82,12 +82,13 @@ class AnswerFrame:
         self._block = f"</{opened[1]}>" if opened else ""
         kept, self.end = _end_of_turn(self.tokenizer, self._after)
         self.ends = bool(kept)
-        first, *others = told = self._encode([self.conversation(turns, p)[0] for p in PROBES])
+        first, *others = encoded = self._encode([self.conversation(turns, p)[0] for p in PROBES])
         self._num_rest = len(first) - len(self._encode([before + probe + kept])[0])
         shared, self._second = min((_common(first, o), p) for o, p in zip(others, PROBES[1:], strict=True))
         # a vocabulary may not know all of them
         said = [
-            str(self.tokenizer.decode(ids[shared:])).partition(p) for p, ids in zip(PROBES, told, strict=True)
+            str(self.tokenizer.decode(ids[shared:])).partition(p)
+            for p, ids in zip(PROBES, encoded, strict=True)
         ]
         self._swallowed = next((start.strip() for start, there, _ in said if there), "")
 
@@ -115,7 +116,7 @@ class AnswerFrame:
             )
         return whole if self.ends else whole[: start + len(answer)], start
 
-    def tell(self, turns: Sequence[Turn], answers: Sequence[str]) -> Told:
+    def render(self, turns: Sequence[Turn], answers: Sequence[str]) -> Rendered:
         """The ids of a conversation with each of `answers`; raises as `conversation` does."""
         texts = [self.conversation(turns, answer)[0] for answer in (PROBES[0], self._second, *answers)]
         ids = self._encode(texts)
@@ -125,7 +126,7 @@ class AnswerFrame:
             start, stop = _common(context, own), len(own) - self._num_rest
             end = [] if self.ends else [self.end]
             responses.append(Response(len(context) - start, own[start:stop] + end, own[stop:]))
-        return Told(texts[0], ids[0][len(context) :], context, responses)
+        return Rendered(texts[0], ids[0][len(context) :], context, responses)
 
     def spans(self, turns: Sequence[Turn], answer: str) -> list[tuple[int, int]]:
         """The characters of the answer, without white space around it, that each token of a response has.
@@ -142,10 +143,10 @@ class AnswerFrame:
             )
         text, start = self.conversation(turns, answer)
         length = len(answer.strip())
-        told = self.tell(turns, [answer])
-        made = self.tokenizer(text, return_offsets_mapping=True, **self.options(text))["offset_mapping"]
-        first = len(told.context) - told.responses[0].swallowed
-        own = [*made[first:], (0, 0)][: len(told.responses[0].ids)]
+        rendered = self.render(turns, [answer])
+        offsets = self.tokenizer(text, return_offsets_mapping=True, **self.options(text))["offset_mapping"]
+        first = len(rendered.context) - rendered.responses[0].swallowed
+        own = [*offsets[first:], (0, 0)][: len(rendered.responses[0].ids)]
         inside = [(min(max(a - start, 0), length), min(max(b - start, 0), length)) for a, b in own]
         return [(a, b) if b > a else (length, length) for a, b in inside]
 
@@ -153,21 +154,21 @@ class AnswerFrame:
         """Of the tokenizer: none, or no start token where the template wrote one already."""
         return {"add_special_tokens": False} if self._starts and text.startswith(self._starts) else {}
 
-    def context(self, told: Told, ids: Sequence[int]) -> list[int]:
-        """What comes before the answer of the ids that the processor makes of `told.probe`.
+    def context(self, rendered: Rendered, ids: Sequence[int]) -> list[int]:
+        """What comes before the answer of the ids that the processor makes of `rendered.probe`.
 
         Raises:
             InputError: the processor writes another text.
         """
-        appended = self._num_appended(told.probe)
+        appended = self._num_appended(rendered.probe)
         own = list(ids[: len(ids) - appended])
-        if own[-len(told.behind) :] != told.behind:
+        if own[-len(rendered.behind) :] != rendered.behind:
             raise InputError(
                 f"the processor encodes the end of a conversation as "
-                f"{self.tokenizer.decode(own[-len(told.behind) :])!r}, its tokenizer as "
-                f"{self.tokenizer.decode(told.behind)!r}; use the processor of the model"
+                f"{self.tokenizer.decode(own[-len(rendered.behind) :])!r}, its tokenizer as "
+                f"{self.tokenizer.decode(rendered.behind)!r}; use the processor of the model"
             )
-        return own[: len(own) - len(told.behind)]
+        return own[: len(own) - len(rendered.behind)]
 
     def answer(self, ids: Any) -> str:
         """The text of ids that a model generated after a context."""

@@ -43,7 +43,7 @@ def untried(processor: Any) -> str | None:
     """Why the processor cannot make one turn with a picture, in one line; None where it can."""
     try:
         frame = AnswerFrame(processor)
-        frame.tell(user_turn(QUESTION), ())
+        frame.render(user_turn(QUESTION), ())
     except InputError as error:
         return f"chat_template.jinja (or chat_template of tokenizer_config.json): {error}"
     except Exception as error:  # of any library, for a property of a file
