@@ -13,10 +13,11 @@ setup: .venv/ready  ## make .venv from the lock file
 .venv/ready: pyproject.toml requirements.lock requirements-torch.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "uedpo needs Python 3.11 or 3.12, this is %d.%d: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes --no-deps --requirement requirements.lock
-	$(BIN)/pip install --quiet --requirement requirements-torch.lock
+	$(BIN)/pip install --quiet --no-compile --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-compile --requirement requirements-torch.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	$(BIN)/pip check
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true  # on all cores; pip uses one
 	@touch $@
 
 demo: setup  ## train UE-DPO on the micro-world and write the report (minutes, CPU)

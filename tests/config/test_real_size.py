@@ -21,7 +21,7 @@ def config(layers, hidden):
 
 @pytest.mark.parametrize("model", [*REAL, "hf"])
 @pytest.mark.parametrize("more", MORE)
-@pytest.mark.cases(15)
+@pytest.mark.cases(8)
 def test_a_real_model_alone_is_sane(model, more):
     path = ["model.path=org/name"] if model == "hf" else []
     cfg = composed(*FILES, f"model={model}", *path, *more)

@@ -3,12 +3,15 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tests.integration.test_run import TINIER
 from tests.processes import run
 
 DOC = Path(__file__).parents[2] / "docs" / "add_a_method.md"
 
 
+@pytest.mark.slow
 def test_the_walk_works_as_it_stands(tmp_path):
     text = DOC.read_text()
     names = []

@@ -178,7 +178,7 @@ def keys_for(module, arguments, model):
 
 
 @pytest.mark.parametrize(("module", "arguments"), REFUSED, ids=lambda value: " ".join(value)[:60])
-@pytest.mark.cases(8)
+@pytest.mark.cases(6)
 def test_a_refused_command_changes_nothing_and_says_why(work, model, module, arguments):
     before = tree(work)
     code, err, out = command(work, module, *keys_for(module, arguments, model))

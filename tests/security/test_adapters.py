@@ -75,7 +75,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.cases(15)
+@pytest.mark.cases(8)
 def test_options_beyond_plain_lora_are_one_line(marker, model, adapter, name):
     changes, said = OPTIONS[name]
     edit(adapter / "adapter_config.json", **changes)

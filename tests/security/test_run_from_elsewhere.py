@@ -55,7 +55,7 @@ KEYS = ["name", "method", "model.path", "data.train._target_", "loss.beta", "cal
 
 @pytest.mark.parametrize("value", INTERPOLATIONS)
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.cases(12)
+@pytest.mark.cases(6)
 def test_a_stored_configuration_is_not_resolved(run, tmp_path, key, value, capfd):
     cfg = OmegaConf.load(run / "config.yaml")
     OmegaConf.update(cfg, key, value, force_add=True)

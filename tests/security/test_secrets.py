@@ -122,6 +122,7 @@ def test_a_run_and_a_sweep_leave_no_secret(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["argument", "file", "sweep"])
+@pytest.mark.cases(1)
 def test_a_secret_given_to_a_run_is_refused_and_stored_nowhere(tmp_path, where):
     conf = tmp_path / "conf" / "optim"
     conf.mkdir(parents=True)
