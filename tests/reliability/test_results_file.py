@@ -54,7 +54,7 @@ LATE = {
 
 
 @pytest.mark.parametrize("where", LATE)
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_a_run_stopped_late_is_finished_by_the_same_command(model, tmp_path, where):
     folder = tmp_path / "run"
     whole = arguments(folder, model)

@@ -63,7 +63,7 @@ def saved_step(folder):
 
 @pytest.mark.parametrize("phase", ["accumulation", pytest.param("validation", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("number", [signal.SIGINT])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_interrupt_saves_as_sigterm_does(model, references, tmp_path, phase, number):
     point, nth, step = PHASES[phase]
     arguments = [*command(tmp_path / "run", model, **STEPS), "resume=auto"]

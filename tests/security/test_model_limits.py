@@ -122,6 +122,7 @@ def test_a_hundred_thousand_added_tokens(folder):
     assert "added_tokens has 100,000 entries" in one_line(lambda: used(folder))
 
 
+@pytest.mark.slow
 def test_hundreds_of_thousands_of_tensors(folder):
     header = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(110_000)}
     data = json.dumps(header).encode()

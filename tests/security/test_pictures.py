@@ -36,7 +36,7 @@ def server(monkeypatch):
             pass
 
     listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
     connect = socket.socket.connect
 
     def counted(self, address):

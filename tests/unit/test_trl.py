@@ -7,10 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("trl")
-
-from trl.trainer.dpo_trainer import DPOTrainer
-
 from uedpo.loss import dpo_loss
 
 
@@ -60,7 +56,9 @@ def trl_loss(policy, reference, mask, beta, loss_types, loss_weights, label_smoo
         "attention_mask": torch.ones_like(ids),
         "completion_mask": torch.cat([torch.zeros(len(mask), 1), mask], 1).long(),
     }
-    return DPOTrainer._compute_loss(trainer, model, inputs, False)
+    # imported here, or every worker would while it collects: TRL takes seconds
+    dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
+    return dpo_trainer.DPOTrainer._compute_loss(trainer, model, inputs, False)
 
 
 @pytest.mark.parametrize(
