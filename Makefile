@@ -35,7 +35,7 @@ test: setup  ## run the tests, three at a time (5 minutes on two cores; WORKERS=
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: setup  ## run the unit tests, which train nothing and start nothing
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not gpu and not slow and not exhaustive and not integration'
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit
 
 test-slow: setup  ## run what `make test` leaves to CI
 	$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not exhaustive and not gpu'

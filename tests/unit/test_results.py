@@ -3,59 +3,21 @@ import multiprocessing
 import re
 import subprocess
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from uedpo.compare import compare
+from tests.rows_of_results import CONFIG, config, row, stored
 from uedpo.config.overrides import conf_folder
 from uedpo.errors import InputError
 from uedpo.results import rekey
-from uedpo.results.keys import BASE, base_config, differing, key_of, method_name, trial_config, value_of
-from uedpo.results.statistics import ratio_metrics
-from uedpo.results.store import append_row, check_appendable, make_row, pack, read_rows, unpack
+from uedpo.results.keys import BASE, base_config, differing, key_of, method_name, value_of
+from uedpo.results.store import append_row, check_appendable, pack, read_rows, unpack
 from uedpo.runtime import versions
-
-COUNTS = ("captions", "mentions", "hallucinated", "hallucinated_captions", "present", "found",
-          "small_present", "small_found", "attributes", "attributes_right", "positions",
-          "positions_right", "pope", "pope_right", "words")  # fmt: skip
-CONFIG = {
-    "name": "n", "method": "DPO", "seed": 0, "threads": 1, "results": "r.jsonl", "logger": {"a": 1},
-    "callbacks": {"b": 1}, "model": {"path": "m", "lora": {"r": 4}}, "evaluation": {"start": 5},
-    "loss": {"_target_": "uedpo.loss.dpo.dpo_loss", "beta": "${model.lora.r}"}, "weights": {},
-    "optim": {"lr": 0.1},
-}  # fmt: skip
-
-
-def config(**changes):
-    return trial_config(OmegaConf.create(CONFIG | changes))
-
-
-def scenes(rate, seed=0, num=200):
-    rng = np.random.default_rng(seed)
-    wrong = rng.random(num) < rate
-    return [dict.fromkeys(COUNTS, 1) | {"mentions": 2, "hallucinated": int(w)} for w in wrong]
-
-
-def row(method, seed, rate, **changes):
-    rows = scenes(rate, seed)
-    made = config(method=method, seed=seed, **changes)
-    return make_row(made, {"shift": ratio_metrics(rows, resamples=20)}, {"shift": rows}, 1.0)
-
-
-def base_row(rate=0.2):
-    rows = scenes(rate, 99)
-    made = base_config(OmegaConf.create(CONFIG))
-    return make_row(made, {"shift": ratio_metrics(rows, resamples=20)}, {"shift": rows}, 1.0)
 
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "results.jsonl"
-    for made in [row("DPO", s, 0.4) for s in (0, 1, 2)] + [row("UE-DPO", s, 0.1) for s in (2, 1, 0)]:
-        append_row(path, made)
-    append_row(path, base_row())
-    return path
+    return stored(tmp_path / "results.jsonl")
 
 
 def test_config_of_a_trial_leaves_out_what_cannot_change_a_result():
@@ -98,22 +60,6 @@ def test_an_option_at_its_neutral_value_leaves_the_key_as_it_was():
     assert config(weights={"alpha": 0.3, "every_n_steps": 1, "reuse": False}) == before
     for changed in ({"every_n_steps": 2}, {"reuse": True}):
         assert key_of(config(weights={"alpha": 0.3, **changed})) != key_of(before)
-
-
-def test_a_run_that_names_nothing_is_counted_and_never_ranked(tmp_path):
-    silent = [dict.fromkeys(COUNTS, 0) | {"captions": 1, "present": 1, "pope": 1} for _ in range(200)]
-    made = row("IPO", 1, 0.1)
-    metrics = ratio_metrics(silent, resamples=20)
-    assert metrics["chair_i"]["value"] is None
-    made |= make_row(made["config"], {"shift": metrics}, {"shift": silent}, 1.0)
-    path = tmp_path / "r.jsonl"
-    for r in (base_row(), row("DPO", 0, 0.2), row("DPO", 1, 0.2), row("IPO", 0, 0.1), made):
-        append_row(path, r)
-    text = compare([path], tmp_path / "out", against=("DPO",))
-    line = next(line for line in text.splitlines() if line.startswith("| IPO"))
-    assert "(1 of 2 runs)" in line
-    assert "method=DPO" in text.split("Best setting")[1].splitlines()[0]
-    assert "(1 of 2 runs)" not in text.split("Difference")[1]
 
 
 def test_what_only_saves_time_is_no_part_of_the_key():
@@ -166,71 +112,6 @@ def test_parallel_runs_never_mix_lines(tmp_path):
     for worker in workers:
         worker.join()
     assert len(read_rows(path)) == 80
-
-
-def table_rows(text):
-    return {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
-
-
-def test_compare_writes_means_differences_and_plots(file, tmp_path):
-    text = compare([file], tmp_path / "out", against=("DPO",))
-    assert (tmp_path / "out.md").read_text().startswith(text)
-    assert (tmp_path / "out.png").stat().st_size > 1000
-    assert (tmp_path / "out_differences.png").stat().st_size > 1000
-    means, differences = text.split("Difference from DPO")
-    assert list(table_rows(means))[2:5] == ["base model", "DPO", "UE-DPO"]
-    assert "| 3 |" in table_rows(means)["UE-DPO"]
-    assert "| 1 |" in table_rows(means)["base model"]
-    assert "Best setting by shift/chair_i (lower is better): method=UE-DPO, " in means
-    assert list(table_rows(differences))[2:] == ["base model", "UE-DPO"]
-    cells = table_rows(differences)["UE-DPO"].split(" | ")
-    # mentions are 2 a scene, so CHAIR_i is half the rate of scenes: 5 % against 20 %
-    assert cells[1].startswith("**-1")
-    assert cells[2] == "+0.0 [+0.0, +0.0]"
-
-
-def test_compare_finds_another_key_and_pairs_within_its_values(file, tmp_path):
-    for seed in (0, 1):
-        append_row(file, row("DPO", seed, 0.1, optim={"lr": 0.5}))
-        append_row(file, row("UE-DPO", seed, 0.4, optim={"lr": 0.5}))
-    with pytest.raises(InputError, match=r"differ in optim\.lr: add it to --by"):
-        compare([file], tmp_path / "out", by=["method"])
-    text = compare([file], tmp_path / "out", against=("DPO",))
-    differences = text.split("Difference from DPO")[1]
-    assert "| UE-DPO | 0.1 | **-" in differences
-    assert "| UE-DPO | 0.5 | **+" in differences
-    assert "| DPO |" not in differences
-    fixed = compare([file], tmp_path / "out", against=("DPO", "0.1"))
-    assert "| DPO | 0.5 | **-" in fixed.split("Difference from DPO, 0.1")[1]
-    chosen = compare([file], tmp_path / "out", against=("DPO",), where=["optim.lr=0.5"])
-    assert "| 2 |" in table_rows(chosen.split("Difference")[0])["UE-DPO"]
-
-
-def test_compare_leaves_cells_empty_where_a_metric_has_no_denominator(tmp_path):
-    path = tmp_path / "results.jsonl"
-    rows = [dict.fromkeys(COUNTS, 1) | {"pope": 0, "pope_right": 0}] * 5
-    for method in ("DPO", "TPO"):
-        metrics = {"shift": ratio_metrics(rows, resamples=20)}
-        append_row(path, make_row(config(method=method), metrics, {"shift": rows}, 1.0))
-    text = compare([path], tmp_path / "out", against=("DPO",))
-    assert table_rows(text.split("Difference")[0])["TPO"].endswith("| none |")
-    assert table_rows(text.split("Difference")[1])["TPO"].endswith("|  |")
-
-
-def test_compare_refuses_what_does_not_compare(file, tmp_path):
-    out = tmp_path / "out"
-    with pytest.raises(InputError, match="settings: base model; DPO; UE-DPO"):
-        compare([file], out, against=("PPO",))
-    with pytest.raises(InputError, match="no trained run with seed=7"):
-        compare([file], out, where=["seed=7", "method=DPO"])
-    with pytest.raises(InputError, match="no such file or directory"):
-        compare([tmp_path / "nope"], out)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no finished run in it"):
-        compare([tmp_path / "empty"], out)
-    append_row(file, row("TPO", 0, 0.1, evaluation={"start": 6}))
-    with pytest.raises(InputError, match=r"evaluated differently.*--where"):
-        compare([file], out, by=["method"], against=("DPO",))
 
 
 def test_only_changes_of_package_or_configs_make_a_version_dirty(tmp_path, monkeypatch):

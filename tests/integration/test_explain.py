@@ -12,7 +12,7 @@ from uedpo.config.command_line import split
 from uedpo.errors import ConfigError, InputError
 from uedpo.report.terminal import show
 
-from .test_report_parts import token
+from tests.unit.test_report_parts import token
 
 PAIR = {"prompt": "Describe the image.", "chosen": "A red cow, here.", "rejected": "A {blue} cow = x."}
 
