@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -28,12 +30,14 @@ from uedpo.config.choices import (
     missing_plugin,
     no_choice,
 )
+from uedpo.config.sources import composing, searchpath_problems
 from uedpo.config.trust import trust_problems
 from uedpo.config.validate import validate
 from uedpo.errors import ConfigError, stop_on
 from uedpo.runtime.redact import looks_secret
-from uedpo.runtime.stored_yaml import check_yaml
 
+MOST_TRIALS = 10_000  # combinations of a sweep's values, each of which is checked first
+MOST_CHARACTERS = 20_000  # of one argument; Hydra's parser takes a second for as many
 PATHS = ("hydra.run.dir", "hydra.sweep.dir", "results", "feature_cache", "reference_cache")
 
 
@@ -79,6 +83,7 @@ def check_overrides(overrides: list[str], multirun: bool | None = None) -> DictC
     """
     parsed = parse(overrides)
     stop_on([line for override in parsed for line in _path_problems(override)])
+    stop_on(list(searchpath_problems(parsed)))
     stop_on(list(group_problems(parsed)))
     fixed: list[str] = []
     swept: list[tuple[int, list[str]]] = []
@@ -91,7 +96,7 @@ def check_overrides(overrides: list[str], multirun: bool | None = None) -> DictC
             line = override.input_line or ""
             fixed.append(prefix + line.lstrip("+") if prefix else line)
     try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        with composing(conf_folder()):
             named = {override.key_or_group for override in parsed}
             whole = compose("config", fixed, return_hydra_config=True)
             if multirun is not None:
@@ -118,7 +123,7 @@ def _check_added(override: Override, overrides: Sequence[str]) -> None:
     """Refuse + before a key that is there."""
     others = [line for line in overrides if line != override.input_line]
     swept = [o.input_line for o in parse(others) if o.is_sweep_override()]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with composing(conf_folder()):
         cfg = compose("config", [line for line in others if line not in swept])
     with flag_override(cfg, "struct", False):
         there = OmegaConf.select(cfg, override.key_or_group, default=cfg) is not cfg
@@ -153,10 +158,16 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """
     found, problems = [], []
     for text in overrides:
+        if len(text) > MOST_CHARACTERS:
+            problems.append(f"{text[:100]}...: of {len(text):,} characters; at most {MOST_CHARACTERS:,}")
+            continue
         try:
-            found += OverridesParser.create().parse_overrides([text])
+            read = OverridesParser.create().parse_overrides([text])
         except HydraException:
             problems.append(f"{text[:200]}: cannot be read; {_readable(text)}")
+            continue
+        problems += [line for override in read for line in _countless(override)]
+        found += read
     stop_on(problems)
     return found
 
@@ -215,11 +226,30 @@ def _choices(override: Override) -> list[str]:
         if override.is_sweep_override()
         else [override.get_value_element_as_str()]
     )
-    twice = next((value for value in values if values.count(value) > 1), None)
+    twice = next((value for value, times in Counter(values).items() if times > 1), None)
     if not values or twice is not None:
         what = "has no values" if not values else f"names {twice} twice, which would train the same run twice"
-        stop_on([f"{override.input_line}: {what}; give values that differ"])
+        stop_on([f"{(override.input_line or '')[:200]}: {what}; give values that differ"])
     return [f"{prefix}{key}={value}" for value in values]
+
+
+def _countless(override: Override) -> Iterator[str]:
+    """Why the values of a sweep cannot be listed: not known, or more than any sweep has."""
+    value, line = override.value(), override.input_line
+    if isinstance(value, Glob):
+        names = f"write the names, as `uedpo list {override.key_or_group}` has them"
+        yield f"{line}: glob(...) is not read here; {names}"
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
+        length = (value.stop - value.start) / value.step if value.step else math.inf
+        if not length <= MOST_TRIALS:  # nan too
+            yield f"{line}: more than {MOST_TRIALS:,} values; give fewer"
+
+
+def _check_number(choices: Sequence[Sequence[str]]) -> None:
+    """Refuse a sweep of more trials than anybody runs, which would take minutes to check alone."""
+    number = math.prod(map(len, choices))
+    if number > MOST_TRIALS:
+        stop_on([f"the sweep: its values have {number:,} combinations; at most {MOST_TRIALS:,}, so split it"])
 
 
 def _check_grid(fixed: list[str], swept: list[tuple[int, list[str]]], overrides: Sequence[str]) -> None:
@@ -231,6 +261,7 @@ def _check_grid(fixed: list[str], swept: list[tuple[int, list[str]]], overrides:
     Raises:
         ConfigError: naming the problems of the first combination that has any, and the combination.
     """
+    _check_number([choices for _, choices in swept])
     seeds = [s for s in swept if s[1][0].partition("=")[0].rsplit(".", 1)[-1].lstrip("+") == "seed"]
     others = [s for s in swept if s not in seeds]
     groups = [s for s in others if not s[1][0].startswith("++")]
@@ -281,22 +312,20 @@ def check_own_config(
     stop_on(
         [f"{flag} {at}: no such folder; give one" for flag, at in given.items() if at and not at.is_dir()]
     )
-    for place in [folder, *([Path(more)] if more is not None else [])]:
-        for depth in ("*.yaml", "*/*.yaml", "*/*/*.yaml"):  # groups, as Hydra finds them
-            for file in sorted(place.glob(depth)):
-                check_yaml(file)
     if more is not None:
         if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
             stop_on(["hydra.searchpath: goes without --config-dir; give all folders in one of them"])
         overrides = [f"hydra.searchpath=[file://{Path(more).resolve()}]", *overrides]
     parsed = parse(overrides)
+    stop_on(list(searchpath_problems(parsed)))
     swept = [o for o in parsed if o.is_sweep_override()]
     fixed = [o for o in overrides if o not in [s.input_line for s in swept]]
     choices = [[line.lstrip("+") if line.startswith("++") else line for line in _choices(o)] for o in swept]
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"), _one_line(folder, name):
+    with composing(folder.resolve()), _one_line(folder, name):
         whole = compose(name or "config", fixed, return_hydra_config=True)
         named = {override.key_or_group for override in parsed}
         choices += map(_choices, _own_sweep(whole, named, overrides))
+        _check_number(choices)
         firsts = [values[0] for values in choices]
         first = _composed(name or "config", [*fixed, *firsts], overrides)
         for at, values in enumerate(choices):
