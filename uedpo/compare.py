@@ -2,7 +2,7 @@
 
 PATH is a results file, the directory of a run or of a sweep, or one above them. Parameters and seeds are
 found in what the runs differ in. With --against, differences on the same scenes and seeds too, with
-paired-bootstrap intervals. Writes OUT.md and plots beside it.
+paired-bootstrap intervals. The text is printed; --out OUT writes it to OUT.md too, with plots beside it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from uedpo.sweep.summary import failures
 
 def compare(
     paths: Sequence[Path],
-    out: Path,
+    out: Path | None = None,
     by: Sequence[str] | None = None,
     against: Name | None = None,
     where: Sequence[str] = (),
@@ -37,12 +37,12 @@ def compare(
     mode: str | None = None,
     split: str = "shift",
 ) -> str:
-    """Write `out`.md and plots; returns the text.
+    """The text; where `out` is given, it is written to `out`.md, with plots beside it.
 
     Raises:
         InputError: no runs, runs that do not compare, or a reference that is not there.
     """
-    if not out.parent.is_dir():
+    if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: no such folder as {out.parent}; make it, or name another")
     unequal = [condition for condition in where if "=" not in condition]
     if unequal:
@@ -66,22 +66,28 @@ def compare(
     base = base_of(runs)
     second = _against(groups, by, against, runs, split, out) if against else ""
     parts = [part for path in paths if (part := _failed(path))]
-    plots = write_plots(groups, by, chosen, names, base, out)
     text = f"Mean and 95 % t interval over seeds{scenes_text(trained, split)}.\n\n"
     text += f"{table(groups, by, names, base)}\n{best_text(groups, by, chosen)}"
     if against:
         text += f"\n{second}"
-        plots.append(out.with_name(f"{out.name}_differences.png"))
     text += "".join(f"\n{part}" for part in parts)
-    pictures = "".join(f"![{path.stem}]({path.name})\n" for path in plots)
-    out.with_name(f"{out.name}.md").write_text(f"{text}\n{pictures}", encoding="utf-8")
+    if out is not None:
+        plots = write_plots(groups, by, chosen, names, base, out)
+        plots += [out.with_name(f"{out.name}_differences.png")] * bool(against)
+        pictures = "".join(f"![{path.stem}]({path.name})\n" for path in plots)
+        out.with_name(f"{out.name}.md").write_text(f"{text}\n{pictures}", encoding="utf-8")
     return text
 
 
 def _against(
-    groups: Settings, by: Sequence[str], against: Name, runs: Sequence[Run], split: str, out: Path
+    groups: Settings,
+    by: Sequence[str],
+    against: Name,
+    runs: Sequence[Run],
+    split: str,
+    out: Path | None,
 ) -> str:
-    """The table of differences; writes their plot."""
+    """The table of differences; writes their plot where there is an `out`."""
     base = [run for run in runs if is_base(run)]
     whole = {(BASE, *[""] * (len(by) - 1)): base} if base and by else {}
     whole |= groups
@@ -92,7 +98,8 @@ def _against(
         )
     found = differences(whole, against, split)
     reference = ", ".join(against)
-    forest_plot(found, out.with_name(f"{out.name}_differences.png"), reference)
+    if out is not None:
+        forest_plot(found, out.with_name(f"{out.name}_differences.png"), reference)
     return (
         f"Difference from {reference} in percentage points, 95 % paired bootstrap interval over scenes "
         f"and seeds; bold where it leaves 0 out.\n\n{differences_table(found, by)}"
@@ -130,18 +137,14 @@ def main() -> None:
     parser.add_argument("--metric", help="that ranks settings, as shift/chair_i or val/loss; default: found")
     parser.add_argument("--mode", choices=["min", "max"], help="which is better; default: known for ours")
     parser.add_argument("--split", default="shift", choices=list(SPLITS), help="of the evaluation")
-    parser.add_argument(
-        "--out", type=Path, help="what to write, without suffix; default: beside a file, or in a directory"
-    )
+    parser.add_argument("--out", type=Path, help="OUT.md and plots to write; default: none")
     redact.install()
     options = parser.parse_args()
-    first: Path = options.paths[0]
-    out = options.out or (first / "comparison" if first.is_dir() else first.with_suffix(""))
     by = [key for key in options.by.split(",") if key] if options.by else None
     try:
         say(
             compare(
-                options.paths, out, by, tuple(options.against or ()) or None, options.where,
+                options.paths, options.out, by, tuple(options.against or ()) or None, options.where,
                 options.metric, options.mode, options.split,
             )
         )  # fmt: skip

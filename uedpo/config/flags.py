@@ -51,7 +51,7 @@ def check_flags(arguments: Sequence[str]) -> None:
     for at, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("--shell-completion", "-sc"):
-            stop_on([f"{name}: shells complete no keys here; --help lists the groups of configurations"])
+            stop_on([f"{name}: completion is a command of its own: uedpo completion bash, or zsh"])
         long = name.startswith("--") and any(flag.startswith(name) for flag in known)
         if not name.startswith("-") or long or name in known:
             continue

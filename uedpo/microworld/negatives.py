@@ -1,4 +1,4 @@
-"""NaPO's two further negatives of each shipped pair: `python -m uedpo.microworld.negatives`.
+"""NaPO's two further negatives of each shipped pair: `python -m uedpo.microworld.negatives --out FILE`.
 
 What the base model says when it is kept from one of its inputs, as NaPO's authors sample it
 (temperature 0.2, 3 beams): `question_only` answers the pair's prompt for a black image, `image_only`
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 from PIL import Image
 
 from uedpo.microworld.build import MODEL
-from uedpo.microworld.data import NEGATIVES, MicroWorldPairs
+from uedpo.microworld.data import MicroWorldPairs
 from uedpo.microworld.scene import IMAGE_SIZE
+from uedpo.runtime.say import say
 from uedpo.types import PreferencePair
 
 # the validation pairs of conf/data/microworld.yaml
@@ -56,10 +58,18 @@ def _answer(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, default=NEGATIVES, help="file to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file to write, as uedpo/assets/micro_negatives.jsonl.gz"
+    )
     parser.add_argument("--train", type=int, default=0, help="first training pairs; 0 = all")
     parser.add_argument("--val", type=int, default=NUM_VAL, help="first validation pairs")
+    if not sys.argv[1:]:
+        parser.print_help()
+        sys.exit(2)
     options = parser.parse_args()
+    if not options.out.parent.is_dir():  # asked before minutes of sampling
+        say(f"--out {options.out}: no such folder as {options.out.parent}; make it first", file=sys.stderr)
+        sys.exit(2)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model = AutoModelForImageTextToText.from_pretrained(MODEL, trust_remote_code=False)
