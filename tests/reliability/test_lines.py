@@ -60,6 +60,16 @@ def test_half_a_line_is_passed_over_and_cut_by_the_next(kind, tmp_path, left, ca
 
 
 @both
+@pytest.mark.parametrize("tail", [b"\0" * 100, b'{"key": "a' + b"\0" * 50, b"{", b'{"a": "' + b"x" * 200_000])
+def test_what_a_machine_without_power_leaves_is_passed_over(kind, tmp_path, tail):
+    path, write, read = made(kind, tmp_path)
+    path.write_bytes(path.read_bytes() + tail)
+    assert read(path) == [0, 1]
+    write(path, 2)
+    assert read(path) == [0, 1, 2]
+
+
+@both
 def test_a_missing_newline_is_added(kind, tmp_path, capsys):
     path, write, read = made(kind, tmp_path)
     path.write_bytes(path.read_bytes().rstrip(b"\n"))

@@ -58,7 +58,8 @@ def whole_lines(path: Path) -> list[tuple[int, str]]:
         InputError: no text in UTF-8, or more than `MOST` bytes.
     """
     whole, end, tail = read_small(path, MOST).rpartition(b"\n")
-    if tail.startswith(b"{") and tail.isascii() and not _is_object(tail):
+    begun = tail.startswith((b"{", b"\0"))  # a machine that loses power leaves zeros
+    if begun and tail.isascii() and not _is_object(tail):
         say(f"{path}: its last line was cut by a full disk or a kill, and is passed over")
         tail = b""
     try:
