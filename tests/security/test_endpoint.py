@@ -4,6 +4,7 @@ import base64
 import contextlib
 import html
 import json
+import quopri
 import socket
 import ssl
 import subprocess
@@ -183,6 +184,8 @@ ECHOES = {
     "address small": urllib.parse.quote(KEY, safe="").lower().replace("key", "Key"),
     "address all": "".join(f"%{ord(c):02x}" for c in KEY),
     "address twice": urllib.parse.quote(urllib.parse.quote(KEY, safe=""), safe=""),
+    "mail": quopri.encodestring(KEY.encode()).decode().strip(),
+    "mail all": "".join(f"={ord(c):02X}" for c in KEY),
     "html": html.escape(KEY).replace("&amp;", "&#38;"),
     "html all": "".join(f"&#{ord(c)};" for c in KEY),
     "base64": base64.b64encode(KEY.encode()).decode(),

@@ -186,7 +186,7 @@ class Endpoint:
 
 
 def _echoes(key: str) -> re.Pattern[str]:
-    """Matches a key as it is, and as JSON, an address, HTML, hexadecimal digits or base64 would write it."""
+    """Matches a key as it is, and as JSON, an address, HTML, mail, hexadecimal digits or base64 write it."""
     data, codes = key.encode(), [key, key.encode().hex(), key.encode().hex().upper()]
     for before in range(3):  # a character of base64 holds bits of up to two bytes
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -200,7 +200,7 @@ def _written(c: str) -> str:
     """Regular expression of the ways to write a character."""
     number, plain = f"{ord(c):02x}", re.escape(c)
     entity = rf"&#(?:0*{ord(c)}|x0*{number});"
-    return rf"(?:\\?{plain}|(?i:\\u00{number}|\\x{number}|%(?:25)?{number}|{entity}))"
+    return rf"(?:\\?{plain}|(?i:\\u00{number}|\\x{number}|(?:%(?:25)?|=){number}|{entity}))"
 
 
 def _body(error: urllib.error.HTTPError) -> str:
