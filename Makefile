@@ -27,14 +27,13 @@ gpu: setup  ## check and measure on one GPU (at most 8 minutes; experiments/gpu/
 	$(BIN)/python experiments/gpu/run.py
 
 # a file stays on one worker, with its fixtures; files start in the order of tests/conftest.py
-# one more than two cores: some tests wait for processes
-WORKERS ?= 3
+WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup  ## run the tests, three at a time (5 minutes on two cores; WORKERS=6 for more)
+test: setup  ## run the tests, two at a time (4 minutes on two cores; WORKERS=6 for more)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-fast: setup  ## run the unit tests, which train nothing and start nothing
+test-fast: setup  ## run the unit tests, which train nothing (40 seconds on two cores)
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit
 
 test-slow: setup  ## run what `make test` leaves to CI
