@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from tests.unit.test_report_parts import token
 from uedpo import explain
 from uedpo.config.command_line import split
 from uedpo.errors import ConfigError, InputError
 from uedpo.report.terminal import show
-
-from tests.unit.test_report_parts import token
 
 PAIR = {"prompt": "Describe the image.", "chosen": "A red cow, here.", "rejected": "A {blue} cow = x."}
 
