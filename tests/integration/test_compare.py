@@ -1,9 +1,12 @@
 """`python -m uedpo.compare`: tables and plots of stored rows."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.rows_of_results import COUNTS, base_row, config, row, stored
-from uedpo.compare import compare
+from uedpo.compare import compare, main
 from uedpo.errors import InputError
 from uedpo.results.statistics import ratio_metrics
 from uedpo.results.store import append_row, make_row
@@ -93,3 +96,18 @@ def test_a_run_that_names_nothing_is_counted_and_never_ranked(tmp_path):
     assert "(1 of 2 runs)" in line
     assert "method=DPO" in text.split("Best setting")[1].splitlines()[0]
     assert "(1 of 2 runs)" not in text.split("Difference")[1]
+
+
+def test_commands_of_the_experiments_pages_give_their_tables(monkeypatch, capsys):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    lines = {
+        line
+        for page in root.glob("experiments/*/README.md")
+        for line in re.findall(r"`python -m uedpo\.compare (experiments/[^`]+)`", page.read_text())
+    }
+    assert len(lines) == 4
+    for line in sorted(lines):
+        monkeypatch.setattr("sys.argv", ["compare", *line.split()])
+        assert main() in (None, 0), line
+        assert "Difference from" in capsys.readouterr().out, line

@@ -57,12 +57,23 @@ def test_lines_that_are_deep(tmp_path, text):
     assert "not a row of results" in one_line(lambda: read_rows(tmp_path / journal.NAME))
 
 
-@pytest.mark.parametrize("place", ["config.yaml", "loss/x.yaml", "a/b/x.yaml"])
-def test_anchors_of_ones_own_configuration(tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "chosen", "instead"),
+    [
+        ("config.yaml", [], None),
+        ("loss/x.yaml", ["+loss=x"], ["loss=x"]),
+        ("a/b/x.yaml", ["+a/b=x"], ["+a/b=x"]),
+    ],
+)
+def test_anchors_of_ones_own_configuration(tmp_path, place, chosen, instead):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / place).write_text(BOMB)
-    assert "its anchors or nesting" in one_line(lambda: check_own_config([], str(tmp_path), "config", None))
-    assert "its anchors or nesting" in one_line(lambda: check_own_config([], None, None, str(tmp_path)))
+    said = one_line(lambda: check_own_config(chosen, str(tmp_path), "config", None))
+    assert "its anchors or nesting" in said
+    if instead is not None:  # beside the shipped configuration, whose config.yaml comes first
+        said = one_line(lambda: check_own_config(instead, None, None, str(tmp_path)))
+        assert "its anchors or nesting" in said
 
 
 def scans(count):
