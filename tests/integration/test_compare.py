@@ -42,7 +42,7 @@ def test_compare_finds_another_key_and_pairs_within_its_values(file, tmp_path):
     for seed in (0, 1):
         append_row(file, row("DPO", seed, 0.1, optim={"lr": 0.5}))
         append_row(file, row("UE-DPO", seed, 0.4, optim={"lr": 0.5}))
-    with pytest.raises(InputError, match=r"differ in optim\.lr: add it to --by"):
+    with pytest.raises(InputError, match=r"runs of method=DPO differ in optim\.lr: add it to --by"):
         compare([file], tmp_path / "out", by=["method"])
     text = compare([file], tmp_path / "out", against=("DPO",))
     differences = text.split("Difference from DPO")[1]
