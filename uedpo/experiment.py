@@ -30,12 +30,12 @@ from uedpo.config.build import (
 from uedpo.config.effective import effective_lines
 from uedpo.config.validate import validate
 from uedpo.data.spans import check_weights_are_read
-from uedpo.errors import ANOTHER_FOLDER, InputError, out_of_memory, stop_on
+from uedpo.errors import InputError, out_of_memory, stop_on
 from uedpo.logger.wandb import log_end, log_start
 from uedpo.report.page import write_report
 from uedpo.report.record import records
 from uedpo.results.keys import base_config, key_of, trial_config
-from uedpo.results.runs import accept
+from uedpo.results.runs import accept, check_free
 from uedpo.results.store import OWN_ROWS, append_row, make_row, read_rows, write_rows
 from uedpo.runtime import preemption
 from uedpo.runtime.atomic import whole_folder, write_json
@@ -125,7 +125,8 @@ class Experiment:
         try:
             if rank() == 0:
                 opened.enter_context(held(folder, signed=False))
-                check_unfinished(folder)
+                if not checkpoints(folder / "checkpoints"):  # by which `choose` would know a run
+                    check_free(folder, key_of(trial_config(cfg)))
             parts, start, io = _parts(cfg, folder)
             trainer = _trainer(cfg, folder, parts["weigher"], io)
         except BaseException:
@@ -134,6 +135,8 @@ class Experiment:
             raise
         if rank() == 0:
             accept(cfg, folder, overrides)
+            if start is None:  # of a run that was stopped late: its numbers are none of this one's
+                (folder / "metrics.json").unlink(missing_ok=True)
             say("\n".join(effective_lines(cfg, parts["source"].config())))
             sweep(folder / "checkpoints")
             parts["data"].report(folder)
@@ -298,16 +301,6 @@ class Experiment:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._begin
-
-
-def check_unfinished(folder: Path) -> None:
-    """Refuse a folder with a finished run that has no checkpoints, by which `choose` would know it.
-
-    Raises:
-        InputError: another folder is needed.
-    """
-    if (folder / "metrics.json").is_file() and not checkpoints(folder / "checkpoints"):
-        raise InputError(f"{folder}: holds a finished run; {ANOTHER_FOLDER}")
 
 
 def smaller(trial: Mapping[str, Any]) -> str:

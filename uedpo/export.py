@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from uedpo.config.trust import trust_problems
-from uedpo.errors import InputError, local_path, plain_line, stop_on
+from uedpo.errors import ANOTHER_FOLDER, InputError, local_path, plain_line, stop_on
 from uedpo.evaluation.options import command
 from uedpo.model.adapter import CONFIG, WEIGHTS, read_options
 from uedpo.model.files import INDEX, weight_files
@@ -115,8 +115,8 @@ def read_finished(folder: Path) -> Finished:
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing and not (folder / "checkpoints").is_dir() and (folder / OWN_ROWS).is_file():
         raise InputError(
-            f"{folder}: holds the row of a results file and no adapter: the trial was not trained here; "
-            "train it with its command and results=null"
+            f"{folder}: the trial was not trained here to its end (no {missing[0]}); train it with its "
+            "command and results=null"
         )
     if missing:
         raise InputError(f"{folder}: the run is not finished (no {missing[0]}); go on with resume=auto")
@@ -131,7 +131,9 @@ def read_finished(folder: Path) -> Finished:
     stop_on(trust_problems(cfg, []))
     weights = list((folder / part).glob("*.safetensors"))
     if not weights or not list((folder / part).glob("*config.json")):
-        raise InputError(f"{folder}: the run is not finished (no weights in {part}/); go on with resume=auto")
+        kept = (folder / "checkpoints").is_dir()
+        remedy = "go on with resume=auto" if kept else f"train it with results=null, and {ANOTHER_FOLDER}"
+        raise InputError(f"{folder}: the run is not finished (no weights in {part}/); {remedy}")
     for file in weights:
         _check_whole(file)
     return Finished(folder, whole, metrics, environment, part)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from uedpo.runtime import preemption
 
@@ -30,7 +30,6 @@ from uedpo.config.flags import check_flags, command_line_parser, flags_first
 from uedpo.config.overrides import BAD_COMMAND_LINE, check_command_line
 from uedpo.config.validate import validate
 from uedpo.errors import (
-    ANOTHER_FOLDER,
     ConfigError,
     GuardError,
     InputError,
@@ -40,8 +39,8 @@ from uedpo.errors import (
     stop_on,
 )
 from uedpo.results.keys import base_config, key_of, trial_config
-from uedpo.results.runs import accept, objective
-from uedpo.results.store import OWN_ROWS, check_appendable, read_rows, write_rows
+from uedpo.results.runs import accept, check_free, finished, objective
+from uedpo.results.store import OWN_ROWS, append_row, check_appendable, read_rows, write_rows
 from uedpo.runtime import redact
 from uedpo.runtime.atomic import UNWRITABLE, unwritable, write_json
 from uedpo.runtime.folders import unmake
@@ -77,34 +76,55 @@ def run(cfg: DictConfig) -> str | None:
 
 
 def use_stored(cfg: DictConfig, folder: Path, overrides: list[str]) -> str | None:
-    """Write what the results file has of this trial to `folder`, and say so; None where it has nothing.
+    """What there is of this trial, in its folder or in the results file, is not trained again, and that is
+    said; None where there is nothing, or less than a run leaves.
 
     Raises:
         InputError: a file that cannot be written, a broken line, a run without an evaluation, or a folder
             that holds a finished run.
     """
-    if not cfg.get("results"):
+    key, rows, results = key_of(trial_config(cfg)), {}, cfg.get("results")
+    if results:
+        rows = _rows_to_add_to(cfg)
+    row, base = rows.get(key), rows.get(key_of(base_config(cfg)))
+    said = f"{results} has this trial (key {key}, commit {row['commit']})" if row else ""
+    own = finished(folder) == key
+    if (folder / "checkpoints").is_dir():
+        # what was begun here is finished here: its adapter and report are in no row
+        if not (row and own and any(folder.glob("*/*.safetensors"))):
+            return None
+    elif not own and row:
+        check_free(folder, key)
+        if rank() == 0:
+            accept(cfg, folder, overrides)
+            write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
+            metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}
+            write_json(folder / "metrics.json", metrics)
+    elif not own or not (row or cfg.get("resume") == "auto"):
         return None
+    if own and rank() == 0:
+        _add_what_is_left_out(folder, None if row or not results else Path(results))
+    said = said or f"{folder} holds this trial, finished"
+    say(f"skipped: {said}")
+    return said
+
+
+def _rows_to_add_to(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     if "_target_" not in cfg.evaluation:
         raise InputError(f"results={cfg.results}: evaluation=none measures nothing to store; choose another")
     check_appendable(Path(cfg.results))
-    rows = read_rows(Path(cfg.results))
-    row, base = rows.get(key_of(trial_config(cfg))), rows.get(key_of(base_config(cfg)))
-    begun = (folder / "checkpoints").is_dir() and not (folder / "environment.json").is_file()
-    if row is None or begun:  # what was begun here is finished here: its adapter and report are in no row
-        return None
-    stored = f"{cfg.results} has this trial (key {row['key']}, commit {row['commit']})"
-    if (folder / "metrics.json").is_file():
-        if row["key"] not in read_rows(folder / OWN_ROWS):
-            raise InputError(f"{folder}: holds a finished run; {ANOTHER_FOLDER}")
-        say(f"skipped: {stored}")
-        return stored
-    accept(cfg, folder, overrides)
-    write_rows(folder / OWN_ROWS, [r for r in (base, row) if r is not None])
-    metrics = {"before": base["metrics"] if base else None, "after": row["metrics"]}
-    write_json(folder / "metrics.json", metrics)
-    say(f"skipped: {stored}")
-    return stored
+    return read_rows(Path(cfg.results))
+
+
+def _add_what_is_left_out(folder: Path, results: Path | None) -> None:
+    """What a run that was stopped after its last measurement has not written: its report, its row."""
+    if not (folder / "report.html").is_file():
+        from uedpo.report.page import write_report
+
+        say(f"open {write_report(folder)}")
+    if results is not None:
+        for row in read_rows(folder / OWN_ROWS).values():
+            append_row(results, row)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")

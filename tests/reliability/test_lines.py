@@ -60,9 +60,13 @@ def test_half_a_line_is_passed_over_and_cut_by_the_next(kind, tmp_path, left, ca
 
 
 @both
-@pytest.mark.parametrize("tail", [b"\0" * 100, b'{"key": "a' + b"\0" * 50, b"{", b'{"a": "' + b"x" * 200_000])
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 100, b'{"key": "a' + b"\0" * 50, b"{", b'{"key": "' + b"x" * 200_000]
+)
 def test_what_a_machine_without_power_leaves_is_passed_over(kind, tmp_path, tail):
     path, write, read = made(kind, tmp_path)
+    if kind == "journal":
+        tail = tail.replace(b"key", b"event")
     path.write_bytes(path.read_bytes() + tail)
     assert read(path) == [0, 1]
     write(path, 2)
@@ -76,6 +80,33 @@ def test_a_missing_newline_is_added(kind, tmp_path, capsys):
     assert read(path) == [0, 1]
     write(path, 2)
     assert "had no end, which was added" in capsys.readouterr().out
+    assert read(path) == [0, 1, 2]
+
+
+@both
+def test_zeros_after_a_whole_line_cost_no_line(kind, tmp_path):
+    path, write, read = made(kind, tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.rstrip(b"\n") + b"\0" * 50)
+    assert read(path) == [0, 1]
+    write(path, 2)
+    assert read(path) == [0, 1, 2]
+    assert path.read_bytes().startswith(whole)
+
+
+@both
+@pytest.mark.parametrize(
+    "text", ["buy milk", "{todo: buy milk}", "{'a': 1}", '{"a": ', "[1, 2", "\u00e9", "{ "]
+)
+def test_text_of_somebody_else_is_named_and_kept(kind, tmp_path, text):
+    path, write, read = made(kind, tmp_path)
+    path.write_bytes(path.read_bytes() + text.encode())
+    with pytest.raises(InputError, match=r"jsonl:3: not a (row of results|line of a sweep).*remove"):
+        read(path)
+    write(path, 2)
+    lines = path.read_text().splitlines()
+    assert lines[2] == text
+    path.write_text("\n".join([*lines[:2], *lines[3:]]))  # as it says
     assert read(path) == [0, 1, 2]
 
 

@@ -21,6 +21,7 @@ from uedpo.microworld.truth import judge, read
 from uedpo.model.chat import AnswerFrame
 from uedpo.report.classes import class_table
 from uedpo.report.trace import Truth, trace_pairs
+from uedpo.results.runs import ENVIRONMENT
 from uedpo.runtime.progress import late_bar
 from uedpo.runtime.versions import versions
 from uedpo.types import PreferencePair
@@ -41,7 +42,7 @@ def records(
     seconds: float,
     bars: bool,
 ) -> dict[str, Any]:
-    """File name -> what it is to hold; the policy is left in the mode it was in.
+    """File name -> what it is to hold, in the order of writing; the policy is left in the mode it was in.
 
     Args:
         data: the data module; pairs are the first of `data.val`.
@@ -62,11 +63,10 @@ def records(
             _add_captions(made[shown], pairs[shown], module, processor, truth is not None)
             traces += made
             advance(len(pairs))
-    files = {
-        "traces.json": traces[:report_pairs],
-        "environment.json": environment(module, data, setting, seconds),
-    }
-    return files if truth is None else files | {"classes.json": class_table(traces)}
+    files: dict[str, Any] = {"traces.json": traces[:report_pairs]}
+    if truth is not None:
+        files["classes.json"] = class_table(traces)
+    return files | {ENVIRONMENT: environment(module, data, setting, seconds)}
 
 
 def truth_of(pairs: Any, processor: Any) -> Truth | None:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from uedpo.errors import InputError
+from uedpo.errors import ANOTHER_FOLDER, InputError
 from uedpo.results.keys import BASE, key_of, trial_config
 from uedpo.results.metrics import Metric, defaults, known_mode
 from uedpo.results.store import OWN_ROWS, read_rows
@@ -25,6 +25,7 @@ BROKEN = (
     OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, csv.Error,
     OmegaConfBaseException,
 )  # fmt: skip
+ENVIRONMENT = "environment.json"  # in the directory of a run: written when all that it measured is there
 COMMAND = "command.json"  # in the directory of a run: the overrides of the command that it was started with
 
 
@@ -58,6 +59,30 @@ def accept(cfg: DictConfig, folder: Path, overrides: Sequence[str] | None) -> No
         (folder / COMMAND).unlink(missing_ok=True)
     else:
         write_json(folder / COMMAND, {"overrides": list(overrides)})
+
+
+def finished(folder: Path) -> str | None:
+    """Key of the trial that was trained and measured in `folder`, "" where nobody can read it; else None."""
+    if not ((folder / "metrics.json").is_file() and (folder / ENVIRONMENT).is_file()):
+        return None
+    try:
+        return str(read_object(folder / ENVIRONMENT)["setting"])
+    except BROKEN:
+        return ""
+
+
+def check_free(folder: Path, key: str) -> None:
+    """Refuse a folder with a finished run, or with another trial's row of a results file.
+
+    Args:
+        key: of the trial that is to be written there.
+
+    Raises:
+        InputError: another folder is needed.
+    """
+    own = read_rows(folder / OWN_ROWS)
+    if finished(folder) is not None or (own and key not in own):
+        raise InputError(f"{folder}: holds a finished run; {ANOTHER_FOLDER}")
 
 
 def read_run(folder: Path, overrides: list[str] | None = None) -> Run | None:

@@ -121,7 +121,7 @@ def all_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    return [_checked(f"{path}:{number}", line) for number, line in whole_lines(path)]
+    return [_checked(f"{path}:{number}", line) for number, line in whole_lines(path, COLUMNS[0])]
 
 
 def _checked(where: str, line: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ MOST = 2**28  # bytes of a file that is read; a row of results has some 20,000
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Add one line, under a lock. A last line without its end is mended first: ended where it is whole, cut
-    where it is not, and said.
+    """Add one line, under a lock. A last line without its end is mended first: cut where it is the beginning
+    of a line as this one, else ended, and said. So no text is lost that somebody else wrote.
 
     Raises:
         InputError: no room for a whole line; the file is as it was.
@@ -28,7 +28,7 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX)
-        _mend(handle, path)
+        _mend(handle, path, next(iter(value)))
         write_whole(handle, (json.dumps(value) + "\n").encode(), path)
     finally:
         os.close(handle)
@@ -51,15 +51,18 @@ def write_whole(handle: int, line: bytes, path: Path) -> None:
     raise InputError(f"{path}: {reason}; make room, then run the same command again")
 
 
-def whole_lines(path: Path) -> list[tuple[int, str]]:
+def whole_lines(path: Path, first: str) -> list[tuple[int, str]]:
     """(number, text) of the lines that are not empty; a last one that was cut is passed over, and said.
+
+    Args:
+        first: name that each line begins with.
 
     Raises:
         InputError: no text in UTF-8, or more than `MOST` bytes.
     """
     whole, end, tail = read_small(path, MOST).rpartition(b"\n")
-    begun = tail.startswith((b"{", b"\0"))  # a machine that loses power leaves zeros
-    if begun and tail.isascii() and not _is_object(tail):
+    tail = tail.rstrip(b"\0")  # which a machine leaves that loses power
+    if tail and _is_cut(tail, first):
         say(f"{path}: its last line was cut by a full disk or a kill, and is passed over")
         tail = b""
     try:
@@ -69,7 +72,7 @@ def whole_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line.strip()]
 
 
-def _mend(handle: int, path: Path) -> None:
+def _mend(handle: int, path: Path, first: str) -> None:
     size = os.fstat(handle).st_size
     start, tail = size, b""
     while start and b"\n" not in tail:  # back to the last end of a line
@@ -78,16 +81,23 @@ def _mend(handle: int, path: Path) -> None:
     tail = tail[tail.rfind(b"\n") + 1 :]
     if not tail:
         return
-    if _is_object(tail):
-        write_whole(handle, b"\n", path)
-        say(f"{path}: its last line had no end, which was added")
-    else:
+    kept = tail.rstrip(b"\0")
+    if not kept or _is_cut(kept, first):
         os.ftruncate(handle, size - len(tail))
         say(f"{path}: its last line was cut by a full disk or a kill, and was removed")
+    else:
+        os.ftruncate(handle, size - len(tail) + len(kept))
+        write_whole(handle, b"\n", path)
+        say(f"{path}: its last line had no end, which was added")
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+def _is_cut(line: bytes, first: str) -> bool:
+    """Whether `line` is the beginning of one that `append_line` writes: an object whose first name is `first`."""
+    begin = f'{{"{first}": '.encode()
+    if not line.startswith(begin[: len(line)]):
         return False
+    try:
+        json.loads(line)
+        return False
+    except (ValueError, RecursionError):
+        return True

@@ -81,7 +81,7 @@ def read(folder: Path) -> Sweep:
     path = folder / NAME
     if not path.is_file():
         return sweep
-    for number, line in whole_lines(path):
+    for number, line in whole_lines(path, "event"):
         try:
             _add(sweep, loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
