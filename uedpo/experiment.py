@@ -38,7 +38,7 @@ from uedpo.results.keys import base_config, key_of, trial_config
 from uedpo.results.runs import accept, check_free
 from uedpo.results.store import OWN_ROWS, append_row, make_row, read_rows, write_rows
 from uedpo.runtime import preemption
-from uedpo.runtime.atomic import whole_folder, write_json
+from uedpo.runtime.atomic import clear, whole_folder, write_json
 from uedpo.runtime.folders import unmake
 from uedpo.runtime.lock import held, wait_for
 from uedpo.runtime.progress import late_bar
@@ -138,6 +138,7 @@ class Experiment:
             if start is None:  # of a run that was stopped late: its numbers are none of this one's
                 (folder / "metrics.json").unlink(missing_ok=True)
             say("\n".join(effective_lines(cfg, parts["source"].config())))
+            clear(folder)
             sweep(folder / "checkpoints")
             parts["data"].report(folder)
         made = cls(

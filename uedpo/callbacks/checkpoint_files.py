@@ -19,7 +19,7 @@ from lightning_fabric.plugins import CheckpointIO
 
 from uedpo.errors import ANOTHER_FOLDER, InputError
 from uedpo.results.keys import differing, flat, without_modules
-from uedpo.runtime.atomic import replace
+from uedpo.runtime.atomic import clear, replace
 from uedpo.runtime.say import say
 from uedpo.runtime.small_json import loads
 from uedpo.runtime.versions import versions
@@ -206,8 +206,7 @@ def remove(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed writers left: temporary files, and checkpoints without their manifest."""
-    for file in folder.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
+    clear(folder)
     for file in folder.glob("step-*.ckpt"):
         if not manifest_of(file).exists():
             file.unlink(missing_ok=True)

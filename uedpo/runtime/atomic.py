@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -61,7 +63,8 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path, anew: bool = False) -> Iterator[Path]:
-    """A folder beside `path` to write into, renamed to it in the end; gone where the block raises.
+    """A folder beside `path` to write into, renamed to it in the end; gone where the block raises, and where
+    it was killed, gone with the next try.
 
     Files get the modes that the umask asks for, whatever the library that wrote them chose.
 
@@ -75,8 +78,11 @@ def whole_folder(path: Path, anew: bool = False) -> Iterator[Path]:
         raise InputError(f"{path}: exists; remove it, or choose another folder")
     new = [folder for folder in path.parents if not folder.exists()]
     beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    lock = None
     try:
+        clear(path.parent, path.name)
         beside.mkdir(parents=True)
+        lock = _locked(beside)
         yield beside
         _modes_of_umask(beside)
         if path.exists():
@@ -92,11 +98,38 @@ def whole_folder(path: Path, anew: bool = False) -> Iterator[Path]:
             raise
         raise unwritable(path, error) from error
     finally:
+        if lock is not None:
+            os.close(lock)
         for folder in (beside, old):
             shutil.rmtree(folder, ignore_errors=True)
         for folder in new:  # nothing is in it where the block raised
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def clear(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of `name` left in `folder`; what a living one writes into a folder stays.
+
+    No other process may meanwhile write a file of that name.
+    """
+    name = name if name == "*" else glob.escape(name)
+    for left in [*folder.glob(f".{name}.[0-9]*.tmp"), *folder.glob(f".{name}.[0-9]*.old")]:
+        if left.is_symlink() or not left.is_dir():
+            left.unlink(missing_ok=True)
+        elif (lock := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A handle that holds `folder` until it is closed; None where another process holds it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return handle
+    except OSError:  # or a file system without such locks: then nobody's folders are removed
+        os.close(handle)
+        return None
 
 
 def _modes_of_umask(folder: Path) -> None:

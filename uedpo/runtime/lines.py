@@ -92,7 +92,7 @@ def _mend(handle: int, path: Path, first: str) -> None:
 
 
 def _is_cut(line: bytes, first: str) -> bool:
-    """Whether `line` is the beginning of one that `append_line` writes: an object whose first name is `first`."""
+    """Whether `line` is the beginning of one that `append_line` writes: an object with `first` first."""
     begin = f'{{"{first}": '.encode()
     if not line.startswith(begin[: len(line)]):
         return False
