@@ -6,6 +6,7 @@ import os
 import pytest
 
 import uedpo.experiment
+import uedpo.logger.csv
 import uedpo.results.runs
 import uedpo.runtime.lock
 from tests.reliability.harness import command, finish, start, tiny_model_folder
@@ -93,3 +94,12 @@ def test_a_folder_of_images_replaced_by_a_link_is_refused(tmp_path):
         (tmp_path / folder).unlink()
         (tmp_path / "moved").rename(tmp_path / folder)
     load_image(path)
+    kept = path.rename(tmp_path / "kept")
+    path.mkdir()
+    with pytest.raises(RowProblem, match="no regular file"):
+        load_image(path)
+    path.rmdir()
+    os.symlink("b.png", path)
+    os.symlink(kept, path.with_name("b.png"))  # a chain
+    with pytest.raises(RowProblem, match="became a link"):
+        load_image(path)

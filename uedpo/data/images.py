@@ -6,6 +6,7 @@ Size limits are read off the header, before anything is decoded.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -171,8 +172,9 @@ def _regular(path: Path) -> BinaryIO:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
+        reason = "became a link" if error.errno == errno.ELOOP else str(error.strerror)
         raise RowProblem(
-            "image", "IMAGE_MISSING", f"{_name(path)}cannot be opened ({error.strerror}); restore it"
+            "image", "IMAGE_MISSING", f"{_name(path)}cannot be opened ({reason}); restore it"
         ) from None
     if path.is_absolute() and os.path.realpath(path.parent) != str(path.parent):
         os.close(handle)
