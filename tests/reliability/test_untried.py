@@ -202,3 +202,33 @@ def test_a_lock_taken_twice_is_still_held_after_the_inner_block(tmp_path):
             assert rival() == 9
         assert rival() == 9
     assert rival() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["merging", "saved", "card"])
+def test_a_merge_that_was_killed_is_done_by_the_same_command(model, tmp_path, where):
+    from peft import PeftModel
+
+    import uedpo.export as export
+
+    run = tmp_path / "run"
+    few = [a for a in command(run, model, steps=2) if a != "evaluation=none"]
+    finish(
+        [*few, "evaluation.num_shift=3", "evaluation.num_train=0", "report_pairs=0"],
+        tmp_path / "log",
+        report=True,
+    )
+    owner, name = {
+        "merging": (PeftModel, "merge_and_unload"),
+        "saved": (export, "_told"),
+        "card": (export, "write_card"),
+    }[where]
+
+    def body():
+        setattr(owner, name, lambda *a, **k: faults.kill())
+        export.export([str(run)], merge=True)
+
+    killed_in(body)
+    assert not (run / "export/merged").exists()
+    assert export.export([str(run)], merge=True) == 0
+    assert [p.name for p in (run / "export").iterdir()] == ["merged"]
