@@ -50,6 +50,9 @@ def of_weights():
 PLACES = {
     "run.lock": of(uedpo.runtime.lock.json, "dump", lambda value, file: "host" in value),
     "config.yaml": of(uedpo.results.runs, "replace", lambda *a: a[0].name == "config.yaml"),
+    "command.json": of(uedpo.results.runs, "write_json"),
+    "manifest": of(uedpo.callbacks.checkpoint_files, "replace", lambda *a: a[0].suffix == ".json"),
+    "metrics.json": of(uedpo.experiment, "write_json"),
     "adapter": of_weights,
     "metrics.csv": of(uedpo.logger.csv.MetricsCSV, "log_metrics"),
 }

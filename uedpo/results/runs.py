@@ -62,8 +62,12 @@ def accept(cfg: DictConfig, folder: Path, overrides: Sequence[str] | None) -> No
 
 
 def finished(folder: Path) -> str | None:
-    """Key of the trial that was trained and measured in `folder`, "" where nobody can read it; else None."""
-    if not ((folder / "metrics.json").is_file() and (folder / ENVIRONMENT).is_file()):
+    """Key of the trial that was trained and measured in `folder`; None where there is none.
+
+    "" where nobody can read it, and where metrics.json is of another program.
+    """
+    stopped = (folder / "config.yaml").is_file() and not (folder / ENVIRONMENT).is_file()
+    if stopped or not (folder / "metrics.json").is_file():
         return None
     try:
         return str(read_object(folder / ENVIRONMENT)["setting"])
