@@ -135,11 +135,8 @@ class Experiment:
             raise
         if rank() == 0:
             accept(cfg, folder, overrides)
-            if start is None:  # of a run that was stopped late: its numbers are none of this one's
-                (folder / "metrics.json").unlink(missing_ok=True)
             say("\n".join(effective_lines(cfg, parts["source"].config())))
-            clear(folder)
-            sweep(folder / "checkpoints")
+            _tidy(folder, afresh=start is None)
             parts["data"].report(folder)
         made = cls(
             folder=folder,
@@ -318,6 +315,14 @@ def smaller(trial: Mapping[str, Any]) -> str:
     ]
     named = [change for helps, change in changes if helps] or ["a smaller model or a larger device"]
     return f"try {', '.join(named)}"
+
+
+def _tidy(folder: Path, afresh: bool) -> None:
+    """Remove what a stopped run left that is none of this one's."""
+    if afresh:
+        (folder / "metrics.json").unlink(missing_ok=True)
+    clear(folder)
+    sweep(folder / "checkpoints")
 
 
 def _parts(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], Path | None, VerifiedIO]:
