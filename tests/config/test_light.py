@@ -59,16 +59,20 @@ VALIDATED = [
 ]
 
 
-def test_validation_imports_nothing_heavy():
+@pytest.mark.parametrize(
+    "validated",
+    [VALIDATED, pytest.param([["+method=mdpo"], ["+experiment=compare_methods"]], marks=pytest.mark.slow)],
+)
+def test_validation_imports_nothing_heavy(validated):
     code = f"""
 import sys
 from uedpo.config.overrides import check_overrides
-for overrides in {VALIDATED}:
+for overrides in {validated}:
     check_overrides(overrides)
     print(overrides, sorted({HEAVY} & set(sys.modules)))
 """
     found, text = heavy("-c", code)
-    assert text.splitlines() == [f"{overrides} []" for overrides in VALIDATED]
+    assert text.splitlines() == [f"{overrides} []" for overrides in validated]
     assert found == set()
 
 

@@ -19,7 +19,7 @@ def choices(params):
         yield [f"{override.get_key_element()}={value}" for value in values]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_every_trial_of_the_stored_experiments_is_found():
     counts = {}
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):

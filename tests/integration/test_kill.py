@@ -15,7 +15,7 @@ from uedpo.evaluation.judge import judge_answers
 from uedpo.microworld.assets import write_assets
 from uedpo.microworld.grammar import PROMPTS
 
-few_and_many = pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.exhaustive)])
+few_and_many = pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 
 
 def run_and_kill(command, path, points):

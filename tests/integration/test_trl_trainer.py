@@ -23,8 +23,7 @@ from uedpo.weights.probe import UncertaintyProbe
 
 def trl(name):
     """What TRL, or this package for it, names so; imported here, or every worker would while it collects."""
-    theirs = pytest.importorskip("trl")
-    ours = importlib.import_module("uedpo.trl")
+    ours, theirs = map(importlib.import_module, ("uedpo.trl", "trl"))
     return getattr(ours, name) if hasattr(ours, name) else getattr(theirs, name)
 
 

@@ -18,7 +18,7 @@ from uedpo.data.jsonl import JsonlPairs
 from uedpo.errors import ConfigError, InputError
 
 SIZES = [pytest.param((150, 90, 60), id="some"),
-         pytest.param((1000, 600, 400), id="all", marks=pytest.mark.exhaustive)]  # fmt: skip
+         pytest.param((1000, 600, 400), id="all", marks=pytest.mark.slow)]  # fmt: skip
 LIMIT = 10.0  # seconds
 
 

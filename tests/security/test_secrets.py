@@ -105,7 +105,7 @@ def test_a_run_that_crashes_leaves_no_secret(tmp_path):
     assert found == []
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_run_and_a_sweep_leave_no_secret(tmp_path):
     results = f"results={tmp_path / 'out' / 'results.jsonl'}"
     out, done = go(tmp_path, *SMALL, *CARELESS, *WANDB, results, f"hydra.run.dir={tmp_path / 'out' / 'run'}")

@@ -57,8 +57,9 @@ def trl_loss(policy, reference, mask, beta, loss_types, loss_weights, label_smoo
         "completion_mask": torch.cat([torch.zeros(len(mask), 1), mask], 1).long(),
     }
     # imported here, or every worker would while it collects: TRL takes seconds
-    dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
-    return dpo_trainer.DPOTrainer._compute_loss(trainer, model, inputs, False)
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    return DPOTrainer._compute_loss(trainer, model, inputs, False)
 
 
 @pytest.mark.parametrize(

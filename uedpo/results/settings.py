@@ -79,8 +79,8 @@ def settings(runs: Sequence[Run], by: Sequence[str]) -> Settings:
     for name, group in groups.items():
         keys = differing([run.config for run in group], ["seed"])
         if keys:
-            pairs = zip(by, name, strict=True)
-            of = " of " * any(name) + ", ".join(f"{k}={v}" if v else f"no {k}" for k, v in pairs if any(name))
+            pairs = [f"{key}={v}" if v else f"no {key}" for key, v in zip(by, name, strict=True)]
+            of = f" of {', '.join(pairs)}" if any(name) else ""
             named = ", ".join(keys[:MOST]) + f" and {len(keys) - MOST} more" * (len(keys) > MOST)
             raise InputError(
                 f"{len(group)} runs{of} differ in {named}: add it to --by, or choose one with "
