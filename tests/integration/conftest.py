@@ -1,11 +1,15 @@
 import functools
+import json
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
+from tests.benchmark_files import BENCHMARKS
 from tests.tiny import tiny_llava
 from uedpo.data.datamodule import PairDataModule
+from uedpo.evaluation.official.assets import amber_annotations
+from uedpo.evaluation.score import main
 from uedpo.loss import dpo_loss, ue_dpo_loss
 from uedpo.microworld.data import MicroWorldPairs
 from uedpo.model.hf import HFModel, lora
@@ -62,3 +66,22 @@ def trained(module):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def score(tmp_path):
+    def call(benchmark, answers, assets, *options):
+        path, output = tmp_path / "answers", tmp_path / "report.json"
+        output.unlink(missing_ok=True)
+        path.write_text(answers if isinstance(answers, str) else json.dumps(answers))
+        code = main(
+            [f"benchmark={benchmark}", f"answers={path}", f"assets={assets}", f"output={output}", *options]
+        )
+        return code, json.loads(output.read_text())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def amber():
+    return amber_annotations((BENCHMARKS / "amber" / "annotations.json").read_text(), "annotations.json")
