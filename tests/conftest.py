@@ -14,8 +14,9 @@ WHOLE = ("integration", "reliability", "security", "browser")
 # longest first, so that two workers end together
 LONGEST = (
     "test_sweep.py", "test_stored_rows.py", "test_run.py", "test_methods.py", "test_plan.py",
-    "test_training.py", "test_tracking.py", "test_reuse.py", "test_add_a_method.py", "test_kill.py", "test_secrets.py",
-    "test_score_malformed.py", "test_reference_cache.py", "test_benchmark_files.py", "test_benchmark_pipeline.py",
+    "test_training.py", "test_tracking.py", "test_reuse.py", "test_add_a_method.py", "test_kill.py",
+    "test_secrets.py", "test_score_malformed.py", "test_reference_cache.py", "test_benchmark_files.py",
+    "test_benchmark_pipeline.py",
 )  # fmt: skip
 
 
